@@ -1,0 +1,237 @@
+"""The settings of a run: one frozen model, read from TOML, checked once, with a fingerprint."""
+
+import hashlib
+import json
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hotdask import windows
+from hotdask.errors import SettingsError
+
+Range = tuple[float, float]
+
+
+def _ranges(rows) -> tuple[Range, ...]:
+    return tuple((w.low, w.high) for w in rows)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Input(_Section):
+    """Which spectra."""
+
+    spectra: str | None = Field(None, description="glob pattern of FITS files, ** for any depth")
+    table: str | None = Field(
+        None, description="table (.csv, .parquet, .fits) with a column path and optional overrides"
+    )
+    limit: int | None = Field(None, gt=0, description="take only the first N files")
+    classes: tuple[str, ...] = Field((), description="keep only pipeline classes or subclasses that start with these")
+    max_reject_share: float = Field(0.5, ge=0, le=1, description="stop when more than this share is rejected")
+
+    @model_validator(mode="after")
+    def _one_source(self):
+        if (self.spectra is None) == (self.table is None):
+            raise ValueError("give either input.spectra (a pattern) or input.table, not both and not neither")
+        return self
+
+
+class Cube(_Section):
+    """How spectra are stored."""
+
+    partition_size: int = Field(1024, ge=16, le=65536, description="spectra per partition = Zarr shard = task")
+
+
+class Normalize(_Section):
+    """The continuum (Eqs 1-2). An emulator learned with other values is refused."""
+
+    scale: float = Field(50.0, gt=0, description="L of the kernel exp(−Δλ²/L²) [Å]")
+    cutoff: float = Field(5.0, ge=3, description="kernel cut, in units of L")
+    slope: bool = Field(True, description="divide by a log-log polynomial first, against reddening")
+    min_pixels: float = Field(10.0, ge=1, description="effective pixels (Σω)²/Σω² a continuum must rest on")
+    exclude: tuple[Range, ...] = Field(_ranges(windows.CONTINUUM_EXCLUDE), description="windows with weight 0 [Å, air]")
+
+
+class Fit(_Section):
+    """Masks, line spread and the fit."""
+
+    andmask_bits: int = Field(0xFFFF, ge=0, le=0xFFFF, description="ANDMASK bits that exclude a pixel")
+    ormask_bits: int = Field(0, ge=0, le=0xFFFF, description="ORMASK bits that exclude a pixel")
+    resolving_power_blue: float = Field(1800.0, gt=0, description="mean LSF of the blue arm, λ/FWHM")
+    resolving_power_red: float = Field(1800.0, gt=0, description="mean LSF of the red arm, λ/FWHM")
+    mask: tuple[Range, ...] = Field(_ranges(windows.FIT_MASK), description="windows never fitted [Å, air]")
+    hydrogen: tuple[Range, ...] = Field(
+        _ranges(windows.HYDROGEN), description="windows masked in the second fit [Å, air]"
+    )
+    min_pixels: int = Field(300, ge=50, description="fewer good pixels than this are not fitted")
+    max_iterations: int = Field(60, ge=1, description="Levenberg-Marquardt steps per start")
+    continuum_tolerance: float = Field(
+        1e-3, gt=0, description="shift of the continuum by bad pixels above which a first fit corrects it"
+    )
+    emulator: str | None = Field(None, description="emulator file (.safetensors); default: the one shipped")
+
+
+class Catalog(_Section):
+    """Stars, errors, cuts."""
+
+    match_radius: float = Field(3.0, gt=0, description="spectra closer than this are one star [arcsec]")
+    min_teff: float = Field(7000.0, description="sample cut [K]")
+    min_snr: float = Field(5.0, description="sample cut on snr_g")
+    pair_snr_tolerance: float = Field(0.2, gt=0, description="repeat pairs differ by at most this share in S/N")
+    min_pairs: int = Field(200, ge=30, description="fewer repeat pairs than this leave the errors formal")
+    max_chi2ratio: float = Field(10.0, description="chi2ratio above this is flagged")
+    max_files: int = Field(128, ge=1, description="files the catalog is compacted to, at most")
+
+
+class Cluster(_Section):
+    """Where it runs. Never changes a result."""
+
+    scheduler: str | None = Field(None, description="address of a running scheduler, e.g. tls://host:8786")
+    workers: int | None = Field(None, ge=1, description="worker processes of a local cluster; default: one per core")
+    memory_limit: str = Field("4GiB", description="per worker of a local cluster")
+    dashboard: str = Field("127.0.0.1:8787", description="address of the dashboard; port 0 picks a free one")
+
+
+class Report(_Section):
+    """The page at the end."""
+
+    spectra: int = Field(12, ge=0, le=200, description="spectra drawn with their fits")
+    truth: str | None = Field(None, description="truth table of a simulated survey (.parquet), to compare with")
+
+
+FREE: dict[str, set[str]] = {"input": {"max_reject_share"}}
+"""Settings that decide whether a run goes on but not what it finds: they may change from one command to the next."""
+
+
+class Settings(_Section):
+    """Everything a run depends on.
+
+    Examples
+    --------
+    >>> s = Settings(out="RUN", input={"spectra": "data/*.fits"})
+    >>> s.cube.partition_size
+    1024
+    """
+
+    out: Annotated[str, Field(min_length=1, description="directory of the run")]
+    input: Input
+    cube: Cube = Cube()
+    normalize: Normalize = Normalize()
+    fit: Fit = Fit()
+    catalog: Catalog = Catalog()
+    cluster: Cluster = Cluster()
+    report: Report = Report()
+
+    def absolute(self) -> "Settings":
+        """The same settings with paths that hold from any folder."""
+
+        def here(path: str | None) -> str | None:
+            return path if path is None or "://" in path else os.path.abspath(path)
+
+        def update(section: _Section, *names: str) -> _Section:
+            return section.model_copy(update={name: here(getattr(section, name)) for name in names})
+
+        return self.model_copy(
+            update={
+                "out": here(self.out),
+                "input": update(self.input, "spectra", "table"),
+                "fit": update(self.fit, "emulator"),
+                "report": update(self.report, "truth"),
+            }
+        )
+
+    def fingerprint(self, *sections: Literal["input", "cube", "normalize", "fit", "catalog"]) -> str:
+        """SHA-256 over the sections that decide a result (all of them by default), 16 hex digits."""
+        chosen = sections or ("input", "cube", "normalize", "fit", "catalog")
+        values = {s: getattr(self, s).model_dump(mode="json", exclude=FREE.get(s)) for s in chosen}
+        text = json.dumps(values, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def explain(error: ValidationError, source: str) -> SettingsError:
+    """Turn pydantic's report into one sentence per setting."""
+    plain = {
+        "extra_forbidden": "unknown setting; `settings.toml` in the folder of any run lists all",
+        "missing": "not given; it has no default",
+    }
+    options = {"out": " (--out RUN)", "input": " (--spectra PATTERN or --table FILE)"}
+    lines = []
+    for e in error.errors():
+        where = ".".join(str(p) for p in e["loc"]) or "settings"
+        text = plain.get(e["type"], e["msg"].removeprefix("Value error, "))
+        lines.append(f"  {where}: {text}{options.get(where, '') if e['type'] == 'missing' else ''}")
+    return SettingsError(f"{source}: settings cannot be used:\n" + "\n".join(lines))
+
+
+def load_settings(path: str | Path, **overrides) -> Settings:
+    """Read settings from a TOML file.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    **overrides
+        Replacements by dotted name with ``__`` for the dot, e.g. ``input__limit=100``; None is ignored.
+
+    Raises
+    ------
+    SettingsError
+        If the file is missing, not TOML, or holds an unknown or impossible setting.
+    """
+    try:
+        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot read the settings file ({error.strerror}); check the path") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: not a text file in UTF-8 ({error}); give a TOML file of settings") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: not valid TOML ({error}); correct the line it names") from error
+    return make_settings(data, source=str(path), **overrides)
+
+
+def make_settings(data: dict, *, source: str = "settings", **overrides) -> Settings:
+    """Settings from nested dictionaries, with overrides as in `load_settings`."""
+    data = {k: dict(v) if isinstance(v, dict) else v for k, v in data.items()}
+    for name, value in overrides.items():
+        if value is not None:
+            section, _, key = name.partition("__")
+            if key:
+                data.setdefault(section, {})[key] = value
+            else:
+                data[section] = value
+    try:
+        return Settings.model_validate(data)
+    except ValidationError as error:
+        raise explain(error, source) from error
+
+
+def dump_settings(settings: Settings) -> str:
+    """The settings as TOML, every default written out.
+
+    Examples
+    --------
+    >>> text = dump_settings(Settings(out="RUN", input={"spectra": "data/*.fits"}))
+    >>> Settings.model_validate(tomllib.loads(text)).out
+    'RUN'
+    """
+    lines = [f"out = {_toml(settings.out)}"]
+    for section, value in settings.model_dump(mode="json", exclude_none=True).items():
+        if isinstance(value, dict):
+            lines += [
+                "",
+                f"[{section}]",
+                *(f"{k} = {_toml(v)}" for k, v in value.items()),
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: str | bool | int | float | list) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(_toml(v) for v in value)}]"
+    # JSON and TOML spell infinity differently, and only one of them takes a raw DEL or pairs of surrogates.
+    return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

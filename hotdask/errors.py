@@ -1,0 +1,33 @@
+"""Errors a user can act on; each message names the thing, the value and the next step."""
+
+
+class HotdaskError(Exception):
+    """Base of every error hotdask raises on purpose."""
+
+
+class SettingsError(HotdaskError):
+    """A setting is missing, unknown or contradicts another."""
+
+
+class InputError(HotdaskError):
+    """The inputs of a run (files, patterns, tables) cannot be used."""
+
+
+class SpectrumError(HotdaskError):
+    """One spectrum cannot be used; ``reason`` is a code of `hotdask.store.lamost.REASONS`."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self):
+        return type(self), (self.reason, self.detail)
+
+
+class EmulatorError(HotdaskError):
+    """An emulator file does not fit this version, grid or label order."""
+
+
+class RunError(HotdaskError):
+    """A run directory is inconsistent, or a step of a run failed."""

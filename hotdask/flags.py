@@ -1,0 +1,42 @@
+"""Quality flags: the bit and the sentence that explains it, declared together."""
+
+from enum import IntFlag
+
+
+class Flag(IntFlag):
+    """Bits of the ``flags`` column; `DESCRIPTIONS` says each in a sentence."""
+
+    START_CLIPPED = 1 << 0
+    START_MISSING = 1 << 1
+    OUTSIDE_LIBRARY = 1 << 2
+    NOT_CONVERGED = 1 << 3
+    AT_BOUND = 1 << 4
+    FEW_PIXELS = 1 << 5
+    REFITTED = 1 << 6
+    NEGATIVE_VSINI = 1 << 7
+    LOW_SNR = 1 << 8
+    COOL = 1 << 9
+    BAD_CHI2 = 1 << 10
+    NO_CHI2RATIO = 1 << 11
+    UNSCALED_ERRORS = 1 << 12
+    LARGE_VELOCITY = 1 << 13
+    CONTINUUM_CORRECTED = 1 << 14
+
+
+DESCRIPTIONS: dict[Flag, str] = {
+    Flag.START_CLIPPED: "The line-index guess of Teff (Eq 4) fell outside the library and was clipped to its range.",
+    Flag.START_MISSING: "The line-index guess of Teff could not be made: too many bad pixels around 3912-4124 Å.",
+    Flag.OUTSIDE_LIBRARY: "The labels lie outside the library the emulator learned from: an extrapolation.",
+    Flag.NOT_CONVERGED: "A fit stopped at the iteration limit.",
+    Flag.AT_BOUND: "A label stopped at the limit of extrapolation; its error is formal only.",
+    Flag.FEW_PIXELS: "Too few good pixels for a fit: labels are NaN.",
+    Flag.REFITTED: "The two fits lay on opposite sides of 9500 K; all lines were fitted again from the H-masked Teff.",
+    Flag.NEGATIVE_VSINI: "The fitted vsini was negative and is given as 0.",
+    Flag.LOW_SNR: "S/N in g below the limit of the sample.",
+    Flag.COOL: "Teff below the limit of the sample.",
+    Flag.BAD_CHI2: "chi2ratio above the limit: a bad fit for this Teff and S/N.",
+    Flag.NO_CHI2RATIO: "Too few spectra of like Teff and S/N to compare chi2_red with: chi2ratio is missing.",
+    Flag.UNSCALED_ERRORS: "Too few repeat visits to scale the errors, or no known S/N: they are formal (factor 1).",
+    Flag.LARGE_VELOCITY: "|Z| above 0.02 in the header: a suspect velocity.",
+    Flag.CONTINUUM_CORRECTED: "Bad pixels shifted the continuum by over 0.1 %; a first fit of the star corrected it.",
+}

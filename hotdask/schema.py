@@ -1,0 +1,227 @@
+"""Every variable of the cube and every column of every table: name, type, unit and meaning, declared once.
+
+From these come the xarray template, the Parquet schemas (units in field metadata), the empty frames dask.dataframe
+needs, validation, and the column reference in the documentation.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from hotdask.errors import RunError
+from hotdask.labels import CORRELATION_PAIRS, LABELS, LSF_NAMES, N_LABELS
+
+FORMAT_VERSION = 1
+"""Raised whenever the meaning of anything a run writes changes."""
+
+COVARIANCE_SIZE = N_LABELS * N_LABELS
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table: Arrow type, unit (astropy spelling, empty if none) and meaning."""
+
+    name: str
+    type: pa.DataType
+    unit: str
+    doc: str
+
+    def field(self) -> pa.Field:
+        """Arrow field with unit and meaning in its metadata."""
+        return pa.field(self.name, self.type, metadata={"unit": self.unit, "description": self.doc})
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable of the cube."""
+
+    name: str
+    dims: tuple[str, ...]
+    dtype: str
+    unit: str
+    doc: str
+
+
+SPECTRUM, WAVELENGTH = "spectrum", "wavelength"
+_PIXEL = (SPECTRUM, WAVELENGTH)
+_STR, _F8, _F4, _I8, _I4, _I2 = (
+    pa.large_string(),
+    pa.float64(),
+    pa.float32(),
+    pa.int64(),
+    pa.int32(),
+    pa.int16(),
+)
+
+SPECTRA: tuple[Column, ...] = (
+    Column("specid", _STR, "", "date-planid-spid-fiberid"),
+    Column("obsid", _I8, "", "LAMOST observation id; -1 where the release has none (DR1)"),
+    Column("fitsname", _STR, "", "name of the spectrum's FITS file"),
+    Column("path", _STR, "", "where the file was read"),
+    Column("ra", _F8, "deg", "right ascension (J2000)"),
+    Column("dec", _F8, "deg", "declination (J2000)"),
+    Column("rv", _F8, "km/s", "radial velocity, heliocentric, positive = receding"),
+    Column("rv_err", _F8, "km/s", "uncertainty of rv; NaN where unknown"),
+    *(Column(f"snr_{b}", _F4, "", f"S/N per pixel in SDSS {b}; NaN where the pipeline gives none") for b in "ugriz"),
+    Column("mjd", _I4, "d", "modified Julian date of the observation (UTC)"),
+    Column("lmjd", _I4, "d", "local modified Julian date (UTC+8), the date of specid"),
+    Column("planid", _STR, "", "plate name"),
+    Column("spid", _I2, "", "spectrograph, 1-16"),
+    Column("fiberid", _I2, "", "fiber, 1-250"),
+    Column("class", _STR, "", "pipeline class"),
+    Column("subclass", _STR, "", "pipeline subclass"),
+    Column("release", _STR, "", "data release the file says it belongs to"),
+    *(Column(n, _F8, "Angstrom", f"line-spread coefficient {n}; NaN = the run's mean LSF") for n in LSF_NAMES),
+    Column("n_good", _I4, "", "pixels with ivar > 0"),
+)
+"""The per-spectrum sidecar of the cube, one row a cube row, in order."""
+
+REJECTS: tuple[Column, ...] = (
+    Column("path", _STR, "", "the file"),
+    Column("fitsname", _STR, "", "its name"),
+    Column("specid", _STR, "", "its spectrum, where that could be read"),
+    Column("reason", _STR, "", "reason code (hotdask.store.lamost.REASONS)"),
+    Column("detail", _STR, "", "what was found, and what to do, in a sentence"),
+)
+
+CUBE: tuple[Variable, ...] = (
+    Variable("flux", _PIXEL, "float32", "", "relative flux, observed frame, vacuum, heliocentric"),
+    Variable("ivar", _PIXEL, "float32", "", "inverse variance of flux; 0 = no data"),
+    Variable("andmask", _PIXEL, "uint16", "", "bits set in every exposure"),
+    Variable("ormask", _PIXEL, "uint16", "", "bits set in any exposure"),
+)
+_NUMERIC = {_F8: "float64", _F4: "float32", _I8: "int64", _I4: "int32", _I2: "int16"}
+CUBE_COORDINATES: tuple[Variable, ...] = tuple(
+    Variable(c.name, (SPECTRUM,), _NUMERIC[c.type], c.unit, c.doc) for c in SPECTRA if c.type in _NUMERIC
+)
+"""Numeric columns of `SPECTRA`, repeated in the cube so that it stands alone."""
+
+_COVARIANCE = pa.list_(_F8, COVARIANCE_SIZE)
+_FITS = {"all": "all-lines fit", "hmasked": "fit with hydrogen masked"}
+
+FITS: tuple[Column, ...] = (
+    Column("specid", _STR, "", "date-planid-spid-fiberid"),
+    Column("row", _I8, "", "row in the cube"),
+    Column(
+        "teff_guess",
+        _F8,
+        "K",
+        "line-index guess (Eq 4), clipped to the library; NaN where it could not be made",
+    ),
+    *(Column(f"{lb.name}_{f}", _F8, lb.unit, f"{lb.doc}, {doc}") for f, doc in _FITS.items() for lb in LABELS),
+    *(
+        Column(f"covariance_{f}", _COVARIANCE, "", f"11 x 11 covariance in label order, row by row, {doc}")
+        for f, doc in _FITS.items()
+    ),
+    *(Column(f"chi2_red_{f}", _F8, "", f"reduced chi-square, {doc}") for f, doc in _FITS.items()),
+    *(Column(f"n_pixel_{f}", _I4, "", f"pixels used, {doc}") for f, doc in _FITS.items()),
+    *(Column(f"iterations_{f}", _I4, "", f"Levenberg-Marquardt steps, {doc}") for f, doc in _FITS.items()),
+    Column("chi2_red", _F8, "", "reduced chi-square of all lines at the merged labels"),
+    Column("flags", _I4, "", "bits of hotdask.flags.Flag raised by the fit"),
+)
+"""One row per cube row: both fits before anything is merged, scaled or cut."""
+
+_LABEL_COLUMNS = tuple(
+    column
+    for lb in LABELS
+    for column in (
+        Column(lb.name, _F8, lb.unit, lb.doc),
+        Column(
+            f"{lb.name}_err",
+            _F8,
+            lb.unit,
+            f"1-sigma error of {lb.name}, scaled to the scatter of repeat visits",
+        ),
+        Column(f"{lb.name}_all", _F8, lb.unit, f"{lb.doc}, all-lines fit, raw"),
+        Column(f"{lb.name}_hmasked", _F8, lb.unit, f"{lb.doc}, fit with hydrogen masked, raw"),
+    )
+)
+
+_FROM_SPECTRA = ("specid", "obsid", "fitsname", "ra", "dec", "snr_g", "rv", "rv_err", "mjd")
+_SPECTRA_BY_NAME = {c.name: c for c in SPECTRA}
+
+CATALOG: tuple[Column, ...] = (
+    *(_SPECTRA_BY_NAME[n] for n in _FROM_SPECTRA[:5]),
+    Column("star_id", _STR, "", "Sdddmmss±ddmmss from the position of the star's best spectrum"),
+    Column("uniqflag", _I4, "", "1 = the star's spectrum of highest S/N; 2, 3, … its other visits by falling S/N"),
+    *(_SPECTRA_BY_NAME[n] for n in _FROM_SPECTRA[5:]),
+    *_LABEL_COLUMNS,
+    *(Column(f"corr_{a}_{b}", _F8, "", f"correlation of {a} and {b}") for a, b in CORRELATION_PAIRS),
+    Column("chi2_red", _F8, "", "reduced chi-square of all lines at the merged labels"),
+    Column(
+        "chi2ratio",
+        _F8,
+        "",
+        "(chi2_red − median at this Teff and S/N) / dispersion there; above 10 = bad fit",
+    ),
+    Column("flags", _I4, "", "bits of hotdask.flags.Flag"),
+    Column("in_sample", pa.bool_(), "", "passes the cuts of the sample (Teff, S/N, a fit exists)"),
+)
+
+TRUTH: tuple[Column, ...] = (
+    Column("specid", _STR, "", "date-planid-spid-fiberid"),
+    Column("star", _I8, "", "number of the simulated star"),
+    *(Column(f"{lb.name}_true", _F8, lb.unit, f"true {lb.doc}") for lb in LABELS),
+    *(Column(f"{lb.name}_crb", _F8, lb.unit, f"Cramér-Rao bound of {lb.name}, all lines, mean LSF") for lb in LABELS),
+    Column("rv_true", _F8, "km/s", "velocity the spectrum was shifted by"),
+    Column("ebv", _F8, "mag", "reddening E(B-V)"),
+    *(Column(n, _F8, "Angstrom", f"line-spread coefficient {n} of this spectrum") for n in LSF_NAMES),
+)
+"""What a simulated survey was made with."""
+
+
+def arrow_schema(columns: tuple[Column, ...]) -> pa.Schema:
+    """Arrow schema of a table, units and meanings in field metadata.
+
+    Examples
+    --------
+    >>> arrow_schema(CATALOG).field("teff").metadata[b"unit"]
+    b'K'
+    """
+    return pa.schema([c.field() for c in columns])
+
+
+def empty_frame(columns: tuple[Column, ...]) -> pd.DataFrame:
+    """A pandas frame with the right columns and dtypes and no rows (Dask's ``meta``)."""
+    return arrow_schema(columns).empty_table().to_pandas()
+
+
+def to_table(frame: pd.DataFrame, columns: tuple[Column, ...], *, extra: tuple[str, ...] = ()) -> pa.Table:
+    """Arrow table of a frame, cast to the declared types, in the declared order.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Must hold every declared column.
+    columns : tuple of Column
+        What to write.
+    extra : tuple of str
+        Undeclared columns to keep behind the declared ones (carried along from the user's input table).
+
+    Raises
+    ------
+    RunError
+        If a declared column is missing.
+    """
+    missing = [c.name for c in columns if c.name not in frame.columns]
+    if missing:
+        raise RunError(f"table lacks the columns {missing}; this is a bug in the step that made it")
+    fields = list(arrow_schema(columns))
+    for name in extra:
+        array = pa.Array.from_pandas(frame[name])
+        fields.append(pa.field(name, array.type, metadata={"unit": "", "description": "carried from the input table"}))
+    names = [f.name for f in fields]
+    return pa.Table.from_pandas(frame[names], schema=pa.schema(fields), preserve_index=False).replace_schema_metadata()
+
+
+def pack_covariance(covariance: np.ndarray) -> pa.FixedSizeListArray:
+    """(n, 11, 11) float64 covariances as an Arrow fixed-size-list column."""
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(covariance).ravel()), COVARIANCE_SIZE)
+
+
+def unpack_covariance(column: pa.ChunkedArray) -> np.ndarray:
+    """(n, 11, 11) float64 covariances of an Arrow column made by `pack_covariance`."""
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(-1, N_LABELS, N_LABELS)
