@@ -1,0 +1,217 @@
+"""Which files a run reads: a pattern, or a table that may also carry better positions and velocities."""
+
+import glob
+import os
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from astropy.table import Table
+
+from hotdask import schema
+from hotdask.config import Input
+from hotdask.errors import InputError
+from hotdask.store.lamost import OVERRIDES
+
+_RESERVED = {c.name for columns in (schema.SPECTRA, schema.FITS, schema.CATALOG) for c in columns} - set(OVERRIDES)
+_REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+_SHOWN = 3
+
+
+def list_inputs(settings: Input) -> pd.DataFrame:
+    """The files of a run.
+
+    Parameters
+    ----------
+    settings : Input
+        ``spectra``, a glob pattern (``**`` for any depth, relative to the working directory), or ``table``, a .csv,
+        .parquet or .fits file with a column ``path`` (relative to the table's folder); ``limit``.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``path`` (str, absolute), the columns of `hotdask.store.lamost.OVERRIDES` the table has (float64), and every
+        other column of the table as it is. Files of a pattern are sorted; a table keeps its order.
+
+    Raises
+    ------
+    InputError
+        If a pattern matches nothing, or a table cannot be read, has no usable ``path`` column, names a file twice,
+        has an override that is no number, or a column named like one that hotdask writes.
+
+    Examples
+    --------
+    >>> list_inputs(Input(spectra="nowhere/*.fits"))
+    Traceback (most recent call last):
+    ...
+    hotdask.errors.InputError: input.spectra = 'nowhere/*.fits' matches no file; check the pattern
+    """
+    frame = _from_pattern(settings.spectra) if settings.table is None else _from_table(settings.table)
+    return frame if settings.limit is None else frame.head(settings.limit)
+
+
+def input_signature(frame: pd.DataFrame) -> pd.DataFrame:
+    """Size and time of every input, to tell whether one changed between runs.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        As `list_inputs` gives it.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``path``, ``size`` [bytes] and ``mtime_ns`` (int64), in the same order; -1 for files that are not there.
+
+    Examples
+    --------
+    >>> input_signature(pd.DataFrame({"path": ["/nowhere"]}))["size"].tolist()
+    [-1]
+    """
+    found = np.array([_stat(path) for path in frame["path"]], dtype=np.int64).reshape(-1, 2)
+    return pd.DataFrame({"path": frame["path"].to_numpy(), "size": found[:, 0], "mtime_ns": found[:, 1]}).astype(
+        {"path": "str"}
+    )
+
+
+def _stat(path: str) -> tuple[int, int]:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
+
+
+def _from_pattern(pattern: str) -> pd.DataFrame:
+    _check_local(pattern, "input.spectra")
+    # A set, since a pattern with ** twice may match a file twice.
+    matches = set(glob.glob(os.path.expanduser(pattern), recursive=True))
+    paths = sorted(os.path.abspath(match) for match in matches if os.path.isfile(match))
+    if not paths:
+        folder = f"; for the files in that folder add /**/*.fits*, keep the quotes: '{pattern.rstrip('/')}/**/*.fits*'"
+        raise InputError(f"input.spectra = '{pattern}' matches no file{folder if matches else '; check the pattern'}")
+    for path in paths:
+        if not _encodes(path):
+            raise InputError(f"input.spectra: the file name {path!r} is not UTF-8; rename the file")
+    return pd.DataFrame({"path": pd.Series(paths, dtype="str")})
+
+
+def _from_table(name: str) -> pd.DataFrame:
+    _check_local(name, "input.table")
+    path = os.path.abspath(os.path.expanduser(name))
+    table = _read_table(path)
+    table.columns = [str(column).strip() for column in table.columns]
+    where = f"input.table = '{name}'"
+    _check_columns(table, where)
+    frame = pd.DataFrame({"path": _paths(table["path"], os.path.dirname(path), where)})
+    for column in table.columns:
+        if column in OVERRIDES:
+            frame[column] = _numbers(table[column], where)
+        elif column != "path":
+            frame[column] = _plain(table[column])
+    return frame
+
+
+def _read_table(path: str) -> pd.DataFrame:
+    """The table with nullable types, so that a 19-digit id next to a gap does not turn into a float."""
+    where = f"input.table = '{path}'"
+    kind = Path(path).suffix.lower()
+    if kind not in (".csv", ".parquet", ".fits"):
+        raise InputError(f"{where} has the unknown ending '{kind}'; give a .csv, .parquet or .fits table")
+    try:
+        if kind == ".csv":
+            # A plate or file name of digits stays text.
+            return pd.read_csv(path, dtype={"path": "string"}, dtype_backend="numpy_nullable")
+        if kind == ".parquet":
+            return pd.read_parquet(path, dtype_backend="numpy_nullable").reset_index(drop=True)
+        with warnings.catch_warnings(action="ignore"):
+            table = Table.read(path, format="fits")
+            table.convert_bytestring_to_unicode()
+            return table.to_pandas().convert_dtypes(convert_floating=False)
+    except FileNotFoundError as error:
+        raise InputError(f"{where} does not exist; check the path") from error
+    # Three libraries, each with its own idea of what to raise on a file that is not what its name says.
+    except Exception as error:
+        raise InputError(f"{where} cannot be read as a {kind} table ({error}); check that it is one") from error
+
+
+def _check_columns(table: pd.DataFrame, where: str) -> None:
+    columns = list(table.columns)
+    if "path" not in columns:
+        raise InputError(f"{where} has no column 'path', only {', '.join(columns)}; name the column of files 'path'")
+    twice = sorted({c for c in columns if columns.count(c) > 1})
+    if twice:
+        raise InputError(f"{where} has the columns {', '.join(twice)} twice; keep one of each")
+    if not len(table):
+        raise InputError(f"{where} has no rows; list at least one file")
+    taken = [c for c in columns if c in _RESERVED - {"path"}]
+    if taken:
+        raise InputError(
+            f"{where} has columns that hotdask writes itself: {', '.join(taken)}; "
+            f"rename them (e.g. '{taken[0]}' to 'input_{taken[0]}') or leave them out"
+        )
+
+
+def _paths(column: pd.Series, folder: str, where: str) -> pd.Series:
+    out = []
+    for row, value in enumerate(column.astype(object), 1):
+        if not isinstance(value, str) or not value.strip():
+            raise InputError(f"{where}, column 'path', row {row}: {value!r} is not a file name; correct it")
+        value = value.strip()
+        _check_local(value, f"{where}, column 'path', row {row}")
+        if not _encodes(value) or "\0" in value:
+            raise InputError(f"{where}, column 'path', row {row}: {value!r} is not a possible name; correct it")
+        out.append(os.path.normpath(os.path.join(folder, value)))
+    paths = pd.Series(out, dtype="str")
+    repeated = paths.duplicated(keep=False)
+    if repeated.any():
+        first = paths[repeated].iloc[0]
+        rows = ", ".join(str(i + 1) for i in paths.index[paths == first][:_SHOWN])
+        raise InputError(
+            f"{where} names {paths[repeated].nunique()} file(s) more than once, first '{first}' (rows {rows}); "
+            "keep one row per file"
+        )
+    return paths
+
+
+def _numbers(column: pd.Series, where: str) -> np.ndarray:
+    values = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+    given = column.notna().to_numpy()
+    wrong = given & ~np.isfinite(values) if not pd.api.types.is_bool_dtype(column) else given
+    # A NaN in a float column is a gap like any other.
+    if pd.api.types.is_float_dtype(column):
+        wrong &= ~np.isnan(values)
+    rows = np.flatnonzero(wrong)
+    if rows.size:
+        shown = ", ".join(f"row {i + 1}: {column.astype(object).iloc[i]!r}" for i in rows[:_SHOWN])
+        raise InputError(
+            f"{where}, column '{column.name}': {rows.size} value(s) are not numbers ({shown}); "
+            "correct them, leave them empty, or rename the column if it is no override"
+        )
+    return values
+
+
+def _plain(column: pd.Series) -> pd.Series:
+    """Plain NumPy types where nothing is missing; nullable ones stay where something is."""
+    column = column.reset_index(drop=True)
+    if pd.api.types.is_string_dtype(column):
+        return column.astype("str")
+    if pd.api.types.is_float_dtype(column):
+        return pd.Series(column.to_numpy(dtype=np.float64, na_value=np.nan))
+    plain = getattr(column.dtype, "numpy_dtype", None)
+    return column if plain is None or column.isna().any() else column.astype(plain)
+
+
+def _check_local(path: str, where: str) -> None:
+    if _REMOTE.match(path):
+        raise InputError(f"{where} = '{path}' is not a local path; copy the files to a disk every worker sees")
+
+
+def _encodes(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,78 @@
+"""One way of writing and reading Parquet: whole files, page checksums, errors that name the file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from hotdask.errors import RunError
+from hotdask.store.atomic import atomic_path
+
+_NULLABLE = {pa.bool_(): pd.BooleanDtype()} | {
+    kind: dtype
+    for bits in (8, 16, 32, 64)
+    for kind, dtype in (
+        (getattr(pa, f"int{bits}")(), getattr(pd, f"Int{bits}Dtype")()),
+        (getattr(pa, f"uint{bits}")(), getattr(pd, f"UInt{bits}Dtype")()),
+    )
+}
+
+
+def part_path(folder: str | Path, partition: int) -> Path:
+    """Where part number ``partition`` of a table lies.
+
+    Examples
+    --------
+    >>> part_path("RUN/fits", 7).as_posix()
+    'RUN/fits/part-00007.parquet'
+    """
+    return Path(folder, f"part-{partition:05d}.parquet")
+
+
+def list_parts(folder: str | Path) -> list[Path]:
+    """The parts of a table, in order."""
+    return sorted(Path(folder).glob("part-*.parquet"))
+
+
+def write_table(path: str | Path, table: pa.Table) -> Path:
+    """Write a table as one Parquet file, whole or not at all."""
+    path = Path(path)
+    with atomic_path(path) as partial:
+        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
+    return path
+
+
+def read_table(path: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read one Parquet file, metadata included.
+
+    Raises
+    ------
+    RunError
+        If the file is missing, damaged, or lacks a column.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            absent = sorted(set(columns or ()) - set(file.schema_arrow.names))
+            if absent:
+                raise RunError(f"{path}: lacks the columns {absent}; it holds {file.schema_arrow.names}")
+            return file.read(columns=None if columns is None else list(columns))
+    except FileNotFoundError as error:
+        raise RunError(f"{path}: the file is missing; run the step that writes it again") from error
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(f"{path}: the file is damaged ({error}); remove it and run the command again") from error
+
+
+def to_frame(table: pa.Table) -> pd.DataFrame:
+    """The table in pandas, with integers that have gaps as nullable integers: a 19-digit id does not survive a float.
+
+    Examples
+    --------
+    >>> to_frame(pa.table({"id": [2**61 + 1, None], "n": [1, 2]})).dtypes.astype(str).tolist()
+    ['Int64', 'int64']
+    """
+    frame = table.to_pandas()
+    for name in (f.name for f in table.schema if f.type in _NULLABLE and table[f.name].null_count):
+        frame[name] = table[name].to_pandas(types_mapper=_NULLABLE.get)
+    return frame

@@ -1,0 +1,137 @@
+"""Receipts: small JSON files, written last, that say a partition of a step is done and with which files.
+
+No receipt means not done. A receipt whose files are missing, changed or made with other settings means not done either,
+with the reason in a sentence.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from hotdask.store.atomic import write_text
+
+FOLDER = "receipts"
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What one task did.
+
+    ``files`` maps paths relative to the run to SHA-256; ``extra`` holds small JSON values (counts, seconds).
+    """
+
+    step: str
+    partition: int
+    fingerprint: str
+    rows: int
+    files: dict[str, str]
+    extra: dict = field(default_factory=dict)
+
+
+def hash_file(path: str | Path) -> str:
+    """SHA-256 of a file, 64 hex digits."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def hash_files(run: str | Path, paths: Iterable[str | Path]) -> dict[str, str]:
+    """SHA-256 of files below a run, by path relative to it.
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as run:
+    ...     _ = Path(run, "part").write_bytes(b"")
+    ...     hash_files(run, [Path(run, "part")])["part"][:8]
+    'e3b0c442'
+    """
+    return {Path(path).relative_to(run).as_posix(): hash_file(path) for path in paths}
+
+
+def receipt_path(run: str | Path, step: str, partition: int) -> Path:
+    """Where the receipt of a partition of a step lies."""
+    return Path(run, FOLDER, step, f"{partition:05d}.json")
+
+
+def _seal(body: dict) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def write_receipt(run: str | Path, receipt: Receipt) -> Path:
+    """Write a receipt, whole or not at all; every file it names must be complete by now.
+
+    Raises
+    ------
+    ValueError
+        If ``extra`` holds something JSON has no form for (NaN among them).
+    """
+    path = receipt_path(run, receipt.step, receipt.partition)
+    # Through JSON once, so that the seal is over what a reader will see.
+    body = json.loads(json.dumps(asdict(receipt), allow_nan=False))
+    # The seal finds a changed digit, which is still good JSON.
+    write_text(path, json.dumps({**body, "seal": _seal(body)}, indent=1, sort_keys=True) + "\n")
+    return path
+
+
+def _load(path: Path) -> Receipt | None:
+    try:
+        body = json.loads(path.read_bytes())
+        seal = body.pop("seal")
+        receipt = Receipt(**body)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    sits_right = (receipt.step, f"{receipt.partition:05d}") == (path.parent.name, path.stem)
+    return receipt if seal == _seal(body) and sits_right else None
+
+
+def read_receipt(run: str | Path, step: str, partition: int) -> Receipt | None:
+    """The receipt of a partition of a step; None if there is none, or it is corrupt or another partition's."""
+    return _load(receipt_path(run, step, partition))
+
+
+def list_receipts(run: str | Path, step: str) -> dict[int, Receipt]:
+    """All sound receipts of a step, by partition in rising order."""
+    found = (_load(path) for path in Path(run, FOLDER, step).glob("[0-9]*.json"))
+    return {r.partition: r for r in sorted((r for r in found if r), key=lambda r: r.partition)}
+
+
+def remove_receipt(run: str | Path, step: str, partition: int) -> None:
+    """Remove a receipt, so that its partition is done again."""
+    receipt_path(run, step, partition).unlink(missing_ok=True)
+
+
+def check_receipt(run: str | Path, receipt: Receipt, fingerprint: str) -> str | None:
+    """Whether what a receipt says still holds.
+
+    Parameters
+    ----------
+    run : path
+        Directory of the run.
+    receipt : Receipt
+        The receipt.
+    fingerprint : str
+        What the task would be done with now.
+
+    Returns
+    -------
+    str or None
+        None if every file is there and unchanged and the fingerprint is the same; otherwise what is wrong.
+
+    Examples
+    --------
+    >>> check_receipt("RUN", Receipt("fit", 3, "cafe", 10, {}), "beef")
+    'fit partition 3 was made with other settings (fingerprint cafe, now beef)'
+    """
+    name = f"{receipt.step} partition {receipt.partition}"
+    if receipt.fingerprint != fingerprint:
+        return f"{name} was made with other settings (fingerprint {receipt.fingerprint}, now {fingerprint})"
+    for relative, expected in receipt.files.items():
+        try:
+            found = hash_file(Path(run, relative))
+        except OSError as error:
+            return f"{name}: {relative} cannot be read ({error.strerror})"
+        if found != expected:
+            return f"{name}: {relative} changed after it was written (sha256 {found[:12]}, written {expected[:12]})"
+    return None
