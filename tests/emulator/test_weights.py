@@ -1,0 +1,183 @@
+"""Emulator files: what is written is read, and nothing else is believed."""
+
+import hashlib
+import json
+import pickle
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save
+
+from hotdask.emulator import LowRankEmulator, load_emulator, save_emulator
+from hotdask.emulator.lowrank import ARRAYS
+from hotdask.emulator.weights import default_emulator
+from hotdask.errors import EmulatorError
+from hotdask.labels import LABEL_NAMES
+
+
+@pytest.fixture(scope="module")
+def emulator():
+    return load_emulator()
+
+
+@pytest.fixture
+def saved(emulator, tmp_path):
+    path = tmp_path / "emulator.safetensors"
+    save_emulator(emulator, path)
+    return path
+
+
+def parts(path: Path) -> tuple[dict, bytes]:
+    """Header and tensor bytes, read as the safetensors format is documented."""
+    content = path.read_bytes()
+    (size,) = struct.unpack("<Q", content[:8])
+    return json.loads(content[8 : 8 + size]), content[8 + size :]
+
+
+def with_header(path: Path, **changes: object) -> Path:
+    """Rewrite the file's metadata; None removes a field."""
+    header, body = parts(path)
+    metadata = json.loads(header["__metadata__"]["hotdask"])
+    for name, value in changes.items():
+        if value is None:
+            del metadata[name]
+        else:
+            metadata[name] = value
+    header["__metadata__"]["hotdask"] = json.dumps(metadata)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(EmulatorError) as caught:
+        load_emulator(path)
+    message = str(caught.value)
+    assert str(path) in message
+    return message
+
+
+def test_round_trip(emulator, tmp_path):
+    path = tmp_path / "copy.safetensors"
+    identity = save_emulator(emulator, path)
+    again = load_emulator(path)
+    assert again.id == identity
+    assert again.card == emulator.card
+    for name in ARRAYS:
+        assert again.arrays[name].dtype == emulator.arrays[name].dtype
+        np.testing.assert_array_equal(again.arrays[name], emulator.arrays[name])
+    star = [[12000, 4.0, 2, 80, 0.09, 0, 0, 0, 0, 0, 0]]
+    np.testing.assert_array_equal(again.flux(star), emulator.flux(star))
+
+
+def test_id_is_the_start_of_the_hash(emulator, saved):
+    digest = hashlib.sha256(saved.read_bytes()).hexdigest()
+    assert load_emulator(saved).id == digest[:16]
+    assert emulator.id == hashlib.sha256(default_emulator().read_bytes()).hexdigest()[:16]
+
+
+def test_other_weights_have_another_id(emulator, saved, tmp_path):
+    arrays = dict(emulator.arrays)
+    arrays["bias3"] = arrays["bias3"] + np.float32(1e-6)
+    assert save_emulator(LowRankEmulator(arrays, emulator.card), tmp_path / "other") != load_emulator(saved).id
+
+
+def test_missing_file(tmp_path):
+    message = refusal(tmp_path / "nothing.safetensors")
+    assert "No such file" in message
+    assert "fit.emulator" in message
+
+
+def test_a_folder_is_no_file(tmp_path):
+    assert "fit.emulator" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04random", np.random.default_rng(0).bytes(5000)])
+def test_random_bytes(tmp_path, content):
+    path = tmp_path / "random.safetensors"
+    path.write_bytes(content)
+    assert "hotdask train" in refusal(path)
+
+
+@pytest.mark.parametrize("share", [0.0001, 0.3, 0.999])
+def test_truncated(saved, share):
+    content = saved.read_bytes()
+    saved.write_bytes(content[: int(share * len(content))])
+    assert "hotdask train" in refusal(saved)
+
+
+class Bomb:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_is_refused_unopened(tmp_path):
+    mark = tmp_path / "exploded"
+    path = tmp_path / "emulator.safetensors"
+    path.write_bytes(pickle.dumps(Bomb(mark)))
+    assert "hotdask train" in refusal(path)
+    assert not mark.exists()
+    pickle.loads(path.read_bytes())
+    assert mark.exists()
+
+
+def test_what_is_written_is_plain_tensors_and_text(saved, emulator):
+    header, body = parts(saved)
+    assert set(header) == {*ARRAYS, "__metadata__"}
+    assert {entry["dtype"] for name, entry in header.items() if name != "__metadata__"} <= {"F32", "F64"}
+    assert len(body) == sum(array.nbytes for array in emulator.arrays.values())
+    assert json.loads(header["__metadata__"]["hotdask"])["labels"] == list(LABEL_NAMES)
+
+
+def test_the_id_depends_on_the_content_only(emulator, tmp_path):
+    ids = {save_emulator(emulator, tmp_path / f"{i}.safetensors") for i in range(5)}
+    assert len(ids) == 1
+
+
+def test_a_header_without_a_card_is_refused(saved):
+    assert "hotdask train" in refusal(with_header(saved, card=None))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("format", "hotdask-lowrank-0"),
+        ("format", None),
+        ("labels", list(LABEL_NAMES[::-1])),
+        ("lsf", ["sigma"]),
+        ("grid", {"log_start": 3.5682, "log_step": 1e-4, "n_pixel": 3909}),
+        ("grid", None),
+    ],
+)
+def test_made_for_something_else(saved, field, value):
+    message = refusal(with_header(saved, **{field: value}))
+    assert f"emulator {field} is {value!r}" in message
+    assert "hotdask train" in message
+
+
+def test_no_metadata_at_all(tmp_path):
+    path = tmp_path / "bare.safetensors"
+    path.write_bytes(save({"mean": np.zeros(3, dtype=np.float32)}))
+    assert "no header" in refusal(path)
+
+
+@pytest.mark.parametrize("name", ["basis", "bias2", "hull"])
+def test_missing_array(emulator, saved, name):
+    header, _ = parts(saved)
+    arrays = {k: v for k, v in emulator.arrays.items() if k != name}
+    saved.write_bytes(save(arrays, metadata=header["__metadata__"]))
+    message = refusal(saved)
+    assert repr([name]) in message
+    assert "hotdask train" in message
+
+
+def test_an_extra_array_does_no_harm(emulator, saved):
+    header, _ = parts(saved)
+    saved.write_bytes(save({**emulator.arrays, "note": np.zeros(1)}, metadata=header["__metadata__"]))
+    assert load_emulator(saved).card == emulator.card
