@@ -1,0 +1,103 @@
+"""Merge the all-lines fit with the hydrogen-masked one around the maximum of the hydrogen lines.
+
+Near 9500 K hydrogen lines hardly change with Teff, and fits of all lines pile up on either side. The masked fit does
+not, so it takes over there and fades out smoothly to both sides.
+"""
+
+import numpy as np
+
+from hotdask.labels import INDEX
+from hotdask.windows import HYDROGEN_MAXIMUM
+
+LENGTH_HOT = 5000.0
+"""L of Eq 6 [K] where the all-lines fit is hotter than the maximum: the masked fit counts up to 12000 K."""
+
+LENGTH_COOL = 3000.0
+"""L of Eq 6 [K] elsewhere: the masked fit counts down to 8000 K."""
+
+
+def hydrogen_weight(teff_hmasked, teff_all) -> np.ndarray:
+    """Weight ω1 of the hydrogen-masked fit; the all-lines fit has ω2 = 1 − ω1.
+
+    ω1 = cos²(πx/L) for |x| ≤ L/2, else 0, with x = teff_hmasked − 9500 K; L = 5000 K where teff_all > 9500 K and
+    3000 K elsewhere.
+
+    Parameters
+    ----------
+    teff_hmasked, teff_all : (n,) float64
+        Teff [K] of the hydrogen-masked and of the all-lines fit (the latter after its refit); NaN = no fit.
+
+    Returns
+    -------
+    (n,) float64
+        In 0…1. Where only one fit exists that one has all the weight; where neither does, NaN.
+
+    References
+    ----------
+    Xiang et al. 2022, §4.5, Eqs 6-7.
+
+    Examples
+    --------
+    >>> hydrogen_weight([9500.0, 8750.0, 12000.0, 9500.0], [9400.0, 9400.0, 12100.0, float("nan")]).round(6).tolist()
+    [1.0, 0.5, 0.0, 1.0]
+    """
+    teff_hmasked, teff_all = np.broadcast_arrays(
+        np.asarray(teff_hmasked, dtype=np.float64), np.asarray(teff_all, dtype=np.float64)
+    )
+    x = teff_hmasked - HYDROGEN_MAXIMUM
+    length = np.where(teff_all > HYDROGEN_MAXIMUM, LENGTH_HOT, LENGTH_COOL)
+    # Strictly inside: at |x| = L/2 the cosine is 0 but for rounding, and a weight of 1e-33 would look like a merge.
+    weight = np.where(np.abs(x) < length / 2, np.cos(np.pi * x / length) ** 2, 0.0)
+    weight = np.where(np.isnan(teff_all), 1.0, weight)
+    return np.where(np.isnan(teff_hmasked), np.where(np.isnan(teff_all), np.nan, 0.0), weight)
+
+
+def merge_fits(labels_all, cov_all, labels_hmasked, cov_hmasked) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Merged labels, their covariance and the weight of the hydrogen-masked fit.
+
+    With l1, C1 the masked and l2, C2 the all-lines fit: l = ω1·l1 + (1 − ω1)·l2. The all-lines fit uses every pixel
+    of the masked one, so cov(l1, l2) = C2 (an efficient estimate is uncorrelated with how any other one differs from
+    it) and C = ω1²·C1 + (1 − ω1²)·C2, ω1 held fixed.
+
+    Parameters
+    ----------
+    labels_all, labels_hmasked : (n, 11) float64
+        Labels in the order and units of `hotdask.labels.LABELS`. A row with any NaN is no fit: the other one is used.
+    cov_all, cov_hmasked : (n, 11, 11) float64
+        Their covariances.
+
+    Returns
+    -------
+    labels : (n, 11) float64
+        NaN where there is neither fit.
+    covariance : (n, 11, 11) float64
+    weight : (n,) float64
+        ω1; see `hydrogen_weight`.
+
+    References
+    ----------
+    Xiang et al. 2022, §4.5, Eqs 5-7.
+
+    Examples
+    --------
+    >>> hot, masked = np.full((1, 11), 30000.0), np.full((1, 11), 31000.0)
+    >>> c = np.eye(11)[None]
+    >>> labels, covariance, weight = merge_fits(hot, c, masked, 2 * c)
+    >>> float(labels[0, 0]), float(covariance[0, 0, 0]), float(weight[0])
+    (30000.0, 1.0, 0.0)
+    """
+    labels_all, cov_all, labels_hmasked, cov_hmasked = (
+        np.asarray(a, dtype=np.float64) for a in (labels_all, cov_all, labels_hmasked, cov_hmasked)
+    )
+    teff = INDEX["teff"]
+    has_all, has_hmasked = (np.isfinite(lb).all(axis=1) for lb in (labels_all, labels_hmasked))
+    weight = hydrogen_weight(
+        np.where(has_hmasked, labels_hmasked[:, teff], np.nan), np.where(has_all, labels_all[:, teff], np.nan)
+    )
+
+    def mix(w, masked, full):
+        # A fit without weight must not leak its NaN, nor rounding: 0·NaN is NaN.
+        w = w.reshape(-1, *(1,) * (full.ndim - 1))
+        return np.where(w == 0, full, np.where(w == 1, masked, w * masked + (1 - w) * full))
+
+    return mix(weight, labels_hmasked, labels_all), mix(weight**2, cov_hmasked, cov_all), weight

@@ -1,0 +1,111 @@
+"""The merge of both fits against the closed form, the paper's limits and a simulated pair of fits."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hotdask.labels import INDEX, N_LABELS
+from hotdask.steps.merge import hydrogen_weight, merge_fits
+
+TEFF = st.floats(6000, 40000)
+
+
+@given(TEFF, TEFF)
+def test_weight_is_the_hann_function_of_equation_6(masked, full):
+    length = 5000 if full > 9500 else 3000
+    x = masked - 9500
+    hann = (1 + np.cos(2 * np.pi * x / length)) / 2 if abs(x) <= length / 2 else 0
+    assert hydrogen_weight([masked], [full])[0] == pytest.approx(hann, abs=1e-12)
+
+
+@given(st.floats(12000, 60000), TEFF)
+def test_masked_fit_is_without_weight_above_12000_k(masked, full):
+    assert hydrogen_weight([masked], [full])[0] == 0
+
+
+@given(st.floats(5000, 8000), st.floats(5000, 9500))
+def test_masked_fit_is_without_weight_below_8000_k(masked, full):
+    assert hydrogen_weight([masked], [full])[0] == 0
+
+
+@pytest.mark.parametrize("full", [9400.0, 9600.0])
+def test_masked_fit_takes_all_the_weight_at_the_hydrogen_maximum(full):
+    assert hydrogen_weight([9500.0], [full])[0] == 1
+
+
+@pytest.mark.parametrize(("masked", "full", "half"), [(10750.0, 11000.0, 0.5), (8750.0, 9000.0, 0.5)])
+def test_weight_is_half_at_a_quarter_of_the_length(masked, full, half):
+    assert hydrogen_weight([masked], [full])[0] == pytest.approx(half)
+
+
+def _regression(rng, n_visits):
+    """Fits of one linear model to all pixels and to a part of them: labels and covariances of both."""
+    n_pixel, n_kept = 60, 40
+    gradient = rng.normal(size=(n_pixel, N_LABELS)) * np.linspace(0.5, 2, N_LABELS)
+    sigma = rng.uniform(0.5, 2, n_pixel)
+    truth = np.zeros(N_LABELS)
+    noise = rng.normal(size=(n_visits, n_pixel)) * sigma
+    fits = []
+    for part in (slice(None), slice(n_kept)):
+        whitened = gradient[part] / sigma[part, None]
+        covariance = np.linalg.inv(whitened.T @ whitened)
+        fits.append((truth + (noise[:, part] / sigma[part]) @ whitened @ covariance, covariance))
+    return fits
+
+
+@pytest.mark.parametrize("shift", [0.0, 600.0, 1100.0])
+def test_merged_covariance_is_the_scatter_of_simulated_merges(shift):
+    n = 40000
+    (full, c_full), (masked, c_masked) = _regression(np.random.default_rng(1), n)
+    # Teff noise of about 1 K: the weight is the same for all, as the formula supposes.
+    offset = np.zeros(N_LABELS)
+    offset[INDEX["teff"]] = 9500 + shift
+    labels, covariance, weight = merge_fits(
+        full + offset, np.repeat(c_full[None], n, 0), masked + offset, np.repeat(c_masked[None], n, 0)
+    )
+    # Right at the maximum the all-lines fit picks one length or the other; the weight is 1 for both.
+    assert np.ptp(weight) < 0.01
+    measured = np.cov(labels, rowvar=False)
+    expected = covariance.mean(axis=0)
+    scale = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
+    np.testing.assert_allclose(measured / scale, expected / scale, atol=6 / np.sqrt(n))
+    if shift:
+        independent = weight[0] ** 2 * c_masked + (1 - weight[0]) ** 2 * c_full
+        assert np.abs(measured / scale - independent / scale).max() > 10 / np.sqrt(n)
+
+
+def _fits(teff_all, teff_hmasked):
+    n = len(teff_all)
+    full, masked = np.full((n, N_LABELS), 1.0), np.full((n, N_LABELS), 2.0)
+    full[:, 0], masked[:, 0] = teff_all, teff_hmasked
+    return full, np.repeat(np.eye(N_LABELS)[None], n, 0), masked, np.repeat(4 * np.eye(N_LABELS)[None], n, 0)
+
+
+def test_a_missing_fit_leaves_the_other_one():
+    full, c_full, masked, c_masked = _fits([9000.0] * 3, [9100.0] * 3)
+    full[0, 3] = full[2, 0] = masked[1, 5] = masked[2, 0] = np.nan
+    c_full[0], c_masked[1] = np.nan, np.nan
+    labels, covariance, weight = merge_fits(full, c_full, masked, c_masked)
+    np.testing.assert_array_equal(labels[0], masked[0])
+    np.testing.assert_array_equal(covariance[0], c_masked[0])
+    np.testing.assert_array_equal(labels[1], full[1])
+    np.testing.assert_array_equal(covariance[1], c_full[1])
+    assert np.isnan(labels[2]).all()
+    assert np.isnan(covariance[2]).all()
+    np.testing.assert_array_equal(weight, [1, 0, np.nan])
+
+
+def test_a_fit_without_weight_leaks_nothing():
+    full, c_full, masked, c_masked = _fits([20000.0], [20000.0])
+    c_masked[:] = np.nan
+    labels, covariance, _ = merge_fits(full, c_full, masked, c_masked)
+    np.testing.assert_array_equal(labels, full)
+    np.testing.assert_array_equal(covariance, c_full)
+
+
+def test_no_spectra():
+    labels, covariance, weight = merge_fits(*_fits([], []))
+    assert labels.shape == (0, N_LABELS)
+    assert covariance.shape == (0, N_LABELS, N_LABELS)
+    assert weight.shape == (0,)
