@@ -1,0 +1,71 @@
+"""A Dask client: a cluster of this machine, or a scheduler that runs already."""
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import dask
+from distributed import Client, LocalCluster
+
+from hotdask import config
+from hotdask.errors import RunError
+
+_DASK = {
+    # A worker that dies twice in quick succession must come back, and a run whose workers are all gone must end.
+    "distributed.deploy.lost-worker-timeout": "120s",
+    "distributed.scheduler.no-workers-timeout": "300s",
+    "distributed.scheduler.allowed-failures": 3,
+}
+
+
+def available_cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def open_client(settings: config.Cluster, echo: Callable[[str], None] = print) -> Iterator[Client]:
+    """Connect to ``settings.scheduler``, or start a cluster on this machine for the time of the block.
+
+    Parameters
+    ----------
+    settings : hotdask.config.Cluster
+    echo : callable
+        Told where the dashboard is.
+
+    Raises
+    ------
+    RunError
+        If the scheduler does not answer.
+    """
+    # Every shuffle announces itself as a warning.
+    logging.getLogger("distributed.shuffle").setLevel(logging.ERROR)
+    with dask.config.set(_DASK):
+        if settings.scheduler:
+            try:
+                client = Client(settings.scheduler, timeout="30s", set_as_default=True)
+            except (OSError, ValueError) as error:
+                raise RunError(
+                    f"no scheduler answers at {settings.scheduler} ({error}); check the address, and for tls:// that "
+                    "distributed's TLS settings name your certificates"
+                ) from error
+            with client:
+                echo(f"cluster: {settings.scheduler}, dashboard {client.dashboard_link}")
+                yield client
+            return
+        with warnings.catch_warnings():
+            # A taken port is no problem: distributed picks another, and that one is printed.
+            warnings.filterwarnings("ignore", message="Port .* is already in use")
+            cluster = LocalCluster(
+                n_workers=settings.workers or available_cores(),
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address=settings.dashboard,
+                memory_limit=settings.memory_limit,
+            )
+        with cluster, Client(cluster) as client:
+            echo(f"cluster: {len(cluster.workers)} workers on this machine, dashboard {client.dashboard_link}")
+            yield client

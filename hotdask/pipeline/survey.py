@@ -1,0 +1,101 @@
+"""Simulated surveys, made on Dask."""
+
+import json
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+from distributed import Client, as_completed
+
+from hotdask import config
+from hotdask.emulator import load_emulator
+from hotdask.errors import InputError
+from hotdask.pipeline import maps
+from hotdask.pipeline.cluster import open_client
+from hotdask.pipeline.progress import Progress
+from hotdask.schema import TRUTH, to_table
+from hotdask.simulation import Simulation, draw_stars, draw_visits, write_broken
+from hotdask.store.atomic import write_text
+from hotdask.store.parquet import write_table
+
+_CHUNK = 256
+TRUTH_FILE = "truth.parquet"
+
+
+def simulate(
+    folder: str | Path,
+    simulation: Simulation | None = None,
+    *,
+    emulator: str | None = None,
+    cluster: config.Cluster | None = None,
+    client: Client | None = None,
+    echo: Callable[[str], None] = print,
+) -> Path:
+    """Write a simulated survey: LAMOST files in three layouts, some broken ones, and the truth.
+
+    Parameters
+    ----------
+    folder : path
+        New folder; spectra go to ``dr1``, ``dr5``, ``dr9`` and ``broken`` below it.
+    simulation : Simulation
+    emulator : path, optional
+        Emulator that makes the stars; default: the one shipped.
+    cluster : hotdask.config.Cluster, optional
+        Where to run, if no client is given.
+    client : distributed.Client, optional
+    echo : callable
+        Told what happens.
+
+    Returns
+    -------
+    pathlib.Path
+        ``truth.parquet``, columns of `hotdask.schema.TRUTH`.
+
+    Raises
+    ------
+    InputError
+        If the folder exists and is not empty.
+    """
+    folder, simulation = Path(folder), simulation or Simulation()
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty; give a new folder for the simulated survey")
+    folder.mkdir(parents=True, exist_ok=True)
+    loaded = load_emulator(emulator)
+    visits = draw_visits(simulation, draw_stars(simulation, loaded))
+    if client is not None:
+        truth = _write(folder, visits, simulation, emulator, client)
+    else:
+        with open_client(cluster or config.Cluster(), echo) as own:
+            truth = _write(folder, visits, simulation, emulator, own)
+    write_broken(folder, visits, simulation)
+    write_table(folder / TRUTH_FILE, to_table(truth, TRUTH))
+    write_text(folder / "simulation.json", json.dumps({**asdict(simulation), "emulator": loaded.id}, indent=1) + "\n")
+    echo(f"simulated: {len(visits)} spectra of {simulation.stars} stars, {simulation.broken} broken files in {folder}")
+    return folder / TRUTH_FILE
+
+
+def _write(
+    folder: Path, visits: pd.DataFrame, simulation: Simulation, emulator: str | None, client: Client
+) -> pd.DataFrame:
+    progress = Progress("simulate", len(visits))
+    token = uuid.uuid4().hex[:8]
+    chunks = {
+        client.submit(
+            maps.simulate,
+            str(folder),
+            visits.iloc[start : start + _CHUNK],
+            simulation,
+            emulator,
+            key=f"simulate-{start:07d}-{token}",
+            pure=False,
+        ): start
+        for start in range(0, len(visits), _CHUNK)
+    }
+    done = {}
+    for future in as_completed(chunks):
+        done[chunks[future]] = future.result()
+        progress.add(len(done[chunks[future]]))
+    progress.finish()
+    return pd.concat([done[start] for start in sorted(done)], ignore_index=True)

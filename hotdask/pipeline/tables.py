@@ -1,0 +1,183 @@
+"""The survey as one dataframe: merged labels, stars, error scaling from repeats, chi2ratio, the catalog."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import dask
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from hotdask import config
+from hotdask.flags import Flag
+from hotdask.labels import CORRELATION_PAIRS, INDEX, LABEL_NAMES
+from hotdask.pipeline.plan import read_group, write_grouped
+from hotdask.schema import CATALOG, SPECTRA, empty_frame, to_table, unpack_covariance
+from hotdask.steps.flag import Chi2Model, catalog_flags, chi2_statistics, fit_chi2_model
+from hotdask.steps.merge import merge_fits
+from hotdask.steps.polynomial import assign_cells
+from hotdask.steps.repeats import assign_stars, make_pairs
+from hotdask.steps.scale import ErrorScale, fit_error_scale, pull_statistics
+from hotdask.store.catalog import FITS_FOLDER, publish_catalog, read_fits_part, write_catalog_part
+from hotdask.store.cube import read_sidecar
+from hotdask.store.parquet import part_path
+
+STARS = "stars.parquet"
+_LATER = ("chi2ratio", "in_sample")
+_MERGED = tuple(c for c in CATALOG if c.name not in _LATER)
+_ERRORS = [f"{name}_err" for name in LABEL_NAMES]
+
+
+def build_catalog(
+    run: str | Path, settings: config.Settings, n_spectrum: int, provenance: Mapping, extra: tuple[str, ...]
+) -> dict:
+    """Make and publish the catalog of a run whose fits are complete, on the current Dask client.
+
+    Parameters
+    ----------
+    run : path
+    settings : hotdask.config.Settings
+    n_spectrum : int
+        Rows of the cube; the catalog gets as many.
+    provenance : mapping
+        Goes into the metadata of every part.
+    extra : tuple of str
+        Columns carried along from the input table.
+
+    Returns
+    -------
+    dict
+        What was found: stars, repeat pairs, the error scaling, the chi2 model (JSON values).
+
+    References
+    ----------
+    Xiang et al. 2022, §4.5 (merge), §4.6 (errors), §5.2 (chi2ratio), §5.6 (catalog).
+    """
+    size = settings.cube.partition_size
+    parts = range(-(-n_spectrum // size))
+    n_star = find_stars(run, parts, size, settings.catalog.match_radius)
+    sample = read_sidecar(run, 0)[list(extra)].iloc[:0]
+    meta = pd.concat([empty_frame(_MERGED), sample], axis=1).assign(repeated=np.empty(0, dtype=bool))
+    merged = dd.from_map(read_merged, list(parts), run=str(run), extra=extra, meta=meta, label="merge")
+
+    scale, n_pair = error_scale(merged, settings.catalog)
+    chi2 = chi2_model(merged)
+    meta = pd.concat([empty_frame(CATALOG), sample], axis=1)
+    catalog = merged.map_partitions(finish, scale, chi2, settings.catalog, meta=meta)
+    catalog = catalog.repartition(npartitions=min(len(parts), settings.catalog.max_files))
+
+    def write(folder: Path) -> None:
+        pieces = catalog.to_delayed()
+        dask.compute(*(dask.delayed(_write_part)(p, i, folder, provenance, extra) for i, p in enumerate(pieces)))
+
+    published = publish_catalog(run, write, provenance, rows=n_spectrum)
+    return {
+        "version": published.version,
+        "rows": published.rows,
+        "stars": n_star,
+        "repeat_pairs": n_pair,
+        "error_scale": None if scale is None else scale.to_dict(),
+        "chi2_model": None if chi2 is None else chi2.to_dict(),
+    }
+
+
+def find_stars(run: str | Path, parts: range, size: int, radius: float) -> int:
+    """Group all spectra of a survey into stars by position, across partitions; writes ``RUN/stars.parquet``.
+
+    Five short columns of the whole survey are held at once: 100 bytes a spectrum.
+    """
+    columns = ["specid", "ra", "dec", "snr_g"]
+    meta = empty_frame(tuple(c for c in SPECTRA if c.name in columns))[columns]
+    spectra = dd.from_map(_positions, list(parts), run=str(run), columns=columns, meta=meta, label="positions")
+    spectra = spectra.compute().reset_index(drop=True)
+    stars = assign_stars(spectra["ra"], spectra["dec"], spectra["snr_g"], spectra["specid"], radius=radius)
+    stars["repeated"] = stars.groupby("star_id")["star_id"].transform("size") > 1
+    write_grouped(Path(run, STARS), stars, size)
+    return int(stars["star_id"].nunique())
+
+
+def _positions(partition: int, *, run: str, columns: list[str]) -> pd.DataFrame:
+    return read_sidecar(run, partition, columns=columns)[columns]
+
+
+def read_merged(partition: int, *, run: str, extra: tuple[str, ...] = ()) -> pd.DataFrame:
+    """One partition as flat columns: its spectra, stars, merged labels with formal errors, and both raw fits.
+
+    vsini is still signed here.
+    """
+    fits = read_fits_part(part_path(Path(run, FITS_FOLDER), partition))
+    spectra = read_sidecar(run, partition)
+    raw = {
+        which: np.column_stack([fits.column(f"{name}_{which}").to_numpy() for name in LABEL_NAMES])
+        for which in ("all", "hmasked")
+    }
+    covariance = {which: unpack_covariance(fits.column(f"covariance_{which}")) for which in raw}
+    labels, merged, _ = merge_fits(raw["all"], covariance["all"], raw["hmasked"], covariance["hmasked"])
+    sigma = np.sqrt(np.diagonal(merged, axis1=1, axis2=2))
+    columns = dict(spectra[[c.name for c in SPECTRA if c.name in {m.name for m in _MERGED}]])
+    for i, name in enumerate(LABEL_NAMES):
+        columns |= {
+            name: labels[:, i],
+            f"{name}_err": sigma[:, i],
+            f"{name}_all": raw["all"][:, i],
+            f"{name}_hmasked": raw["hmasked"][:, i],
+        }
+    for a, b in CORRELATION_PAIRS:
+        i, j = INDEX[a], INDEX[b]
+        columns[f"corr_{a}_{b}"] = merged[:, i, j] / (sigma[:, i] * sigma[:, j])
+    columns |= {"chi2_red": fits.column("chi2_red").to_numpy(), "flags": fits.column("flags").to_numpy()}
+    stars = read_group(Path(run, STARS), partition)
+    columns |= {name: stars[name] for name in ("star_id", "uniqflag", "repeated")}
+    frame = pd.DataFrame(columns)
+    return pd.concat([frame[[c.name for c in _MERGED]], spectra[list(extra)], frame[["repeated"]]], axis=1)
+
+
+def error_scale(merged: dd.DataFrame, settings: config.Catalog) -> tuple[ErrorScale | None, int]:
+    """How far repeat visits scatter beyond the formal errors, and how many pairs say so."""
+    columns = ["star_id", "specid", "mjd", "snr_g", *LABEL_NAMES, *_ERRORS]
+    # A label held at its limit does not scatter, so such a fit says nothing about errors.
+    usable = merged[merged["repeated"] & ((merged["flags"] & int(Flag.AT_BOUND)) == 0)][columns]
+    pairs = usable.shuffle("star_id").map_partitions(make_pairs, snr_tolerance=settings.pair_snr_tolerance)
+    cells = pairs.map_partitions(_with_cells).shuffle("cell").map_partitions(pull_statistics).compute()
+    scale = fit_error_scale(cells, min_pairs=settings.min_pairs)
+    return scale, int(cells["n"].sum())
+
+
+def chi2_model(merged: dd.DataFrame) -> Chi2Model | None:
+    """Median and dispersion of chi2_red over Teff and S/N."""
+    values = merged[["teff", "snr_g", "chi2_red"]].map_partitions(_with_cells)
+    return fit_chi2_model(values.shuffle("cell").map_partitions(chi2_statistics).compute())
+
+
+def _with_cells(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = frame.assign(cell=assign_cells(frame["teff"], frame["snr_g"]))
+    return frame[frame["cell"] >= 0]
+
+
+def finish(
+    frame: pd.DataFrame, scale: ErrorScale | None, chi2: Chi2Model | None, settings: config.Catalog
+) -> pd.DataFrame:
+    """Scaled errors, chi2ratio, flags and cuts of one partition: the columns of the catalog."""
+    frame = frame.drop(columns="repeated")
+    teff, snr = frame["teff"].to_numpy(), frame["snr_g"].to_numpy(dtype=np.float64)
+    if scale is not None:
+        frame[_ERRORS] *= scale.factors(teff, snr)
+    ratio = np.full(len(frame), np.nan) if chi2 is None else chi2.ratio(teff, snr, frame["chi2_red"].to_numpy())
+    frame["chi2ratio"] = ratio
+    judged = catalog_flags(
+        frame,
+        min_teff=settings.min_teff,
+        min_snr=settings.min_snr,
+        max_chi2ratio=settings.max_chi2ratio,
+        errors_scaled=scale is not None,
+    )
+    frame[["flags", "in_sample"]] = judged[["flags", "in_sample"]]
+    frame["vsini"] = frame["vsini"].clip(lower=0)
+    names = [c.name for c in CATALOG]
+    return frame[[*names, *(name for name in frame.columns if name not in names)]]
+
+
+def _write_part(frame: pd.DataFrame, part: int, folder: Path, provenance: Mapping, extra: tuple[str, ...]) -> None:
+    table: pa.Table = to_table(frame, CATALOG, extra=extra)
+    write_catalog_part(folder, part, table, provenance)
