@@ -23,6 +23,9 @@ class _FlowOrder(click.Group):
         except HotdaskError as error:
             click.echo(f"hotdask: {error}", err=True)
             sys.exit(1)
+        except KeyboardInterrupt:
+            click.echo("hotdask: stopped; what is finished is kept, and the same command goes on from there", err=True)
+            sys.exit(130)
 
 
 @click.group(cls=_FlowOrder, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -119,8 +122,10 @@ def simulate(folder, stars, spectra, broken, seed, emulator, scheduler, workers,
 @click.option("--out", required=True, type=click.Path(), help="Emulator file to write (.safetensors).")
 @click.option("--passes", type=int, help="Passes over the library; default: as for the emulator that is shipped.")
 @click.option("--seed", type=int, help="Seed of the draws and of the network.")
-def train(library, out, passes, seed) -> None:
+@click.option("--settings", type=click.Path(), help="TOML file whose [normalize] section the emulator is for.")
+def train(library, out, passes, seed, settings) -> None:
     """Train an emulator on LIBRARY, an .npz file of syntheses; its card is written beside it."""
+    from hotdask.config import load_section
     from hotdask.emulator import save_emulator
     from hotdask.emulator.card import card_text
     from hotdask.emulator.training import Training, train
@@ -140,7 +145,8 @@ def train(library, out, passes, seed) -> None:
             left = duration((now - began) / number * (total - number))
             click.echo(f"train   pass {number}/{total}  loss {loss:.3f}  {left} left", err=True)
 
-    emulator = train(read_library(library), Training(**chosen), progress=progress)
+    normalization = None if settings is None else load_section(settings, "normalize")
+    emulator = train(read_library(library), Training(**chosen), normalization=normalization, progress=progress)
     residuals = emulator.card["residuals"]
     identity = save_emulator(emulator, out)
     Path(out).with_suffix(".md").write_text(card_text(emulator.card, identity), encoding="utf-8")

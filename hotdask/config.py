@@ -20,7 +20,8 @@ def _ranges(rows) -> tuple[Range, ...]:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Infinity is a natural way to say "no limit"; JSON has no number for it.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 class Input(_Section):
@@ -93,8 +94,14 @@ class Cluster(_Section):
 
     scheduler: str | None = Field(None, description="address of a running scheduler, e.g. tls://host:8786")
     workers: int | None = Field(None, ge=1, description="worker processes of a local cluster; default: one per core")
-    memory_limit: str = Field("4GiB", description="per worker of a local cluster")
-    dashboard: str = Field("127.0.0.1:8787", description="address of the dashboard; port 0 picks a free one")
+    memory_limit: str = Field(
+        "4GiB", pattern=r"^\d+(\.\d+)? ?[kKMGT]i?B$", description="per worker of a local cluster, e.g. 4GiB"
+    )
+    dashboard: str = Field(
+        "127.0.0.1:8787",
+        pattern=r"^[^\s:]+:\d+$",
+        description="host:port of the dashboard; port 0 picks a free one",
+    )
 
 
 class Report(_Section):
@@ -183,15 +190,32 @@ def load_settings(path: str | Path, **overrides) -> Settings:
     SettingsError
         If the file is missing, not TOML, or holds an unknown or impossible setting.
     """
+    return make_settings(_read_toml(path), source=str(path), **overrides)
+
+
+def load_section(path: str | Path, section: str) -> _Section:
+    """One section of a TOML file of settings; what the file does not set has its default.
+
+    Raises
+    ------
+    SettingsError
+        As `load_settings`.
+    """
     try:
-        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return Settings.model_fields[section].annotation.model_validate(_read_toml(path).get(section, {}))
+    except ValidationError as error:
+        raise explain(error, f"{path}, [{section}]") from error
+
+
+def _read_toml(path: str | Path) -> dict:
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise SettingsError(f"{path}: cannot read the settings file ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path}: not a text file in UTF-8 ({error}); give a TOML file of settings") from error
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path}: not valid TOML ({error}); correct the line it names") from error
-    return make_settings(data, source=str(path), **overrides)
 
 
 def make_settings(data: dict, *, source: str = "settings", **overrides) -> Settings:
@@ -211,7 +235,7 @@ def make_settings(data: dict, *, source: str = "settings", **overrides) -> Setti
 
 
 def dump_settings(settings: Settings) -> str:
-    """The settings as TOML, every default written out.
+    """The settings as TOML, every default written out, each with what it is for.
 
     Examples
     --------
@@ -220,13 +244,14 @@ def dump_settings(settings: Settings) -> str:
     'RUN'
     """
     lines = [f"out = {_toml(settings.out)}"]
-    for section, value in settings.model_dump(mode="json", exclude_none=True).items():
-        if isinstance(value, dict):
-            lines += [
-                "",
-                f"[{section}]",
-                *(f"{k} = {_toml(v)}" for k, v in value.items()),
-            ]
+    for section in type(settings).model_fields:
+        value = getattr(settings, section)
+        if isinstance(value, _Section):
+            lines += ["", f"[{section}]"]
+            stored = value.model_dump(mode="json")
+            for key, field in type(value).model_fields.items():
+                unset = stored[key] is None
+                lines += [f"# {field.description}", f"# {key} =" if unset else f"{key} = {_toml(stored[key])}"]
     return "\n".join(lines) + "\n"
 
 

@@ -36,7 +36,7 @@ DESCRIPTIONS: dict[Flag, str] = {
     Flag.COOL: "Teff below the limit of the sample.",
     Flag.BAD_CHI2: "chi2ratio above the limit: a bad fit for this Teff and S/N.",
     Flag.NO_CHI2RATIO: "Too few spectra of like Teff and S/N to compare chi2_red with: chi2ratio is missing.",
-    Flag.UNSCALED_ERRORS: "Too few repeat visits to scale the errors, or no known S/N: they are formal (factor 1).",
-    Flag.LARGE_VELOCITY: "|Z| above 0.02 in the header: a suspect velocity.",
+    Flag.UNSCALED_ERRORS: "Errors of one or more labels are formal: too few repeat visits to scale them, or no S/N.",
+    Flag.LARGE_VELOCITY: "|rv| above 0.02 c: a suspect velocity.",
     Flag.CONTINUUM_CORRECTED: "Bad pixels shifted the continuum by over 0.1 %; a first fit of the star corrected it.",
 }

@@ -164,7 +164,7 @@ TRUTH: tuple[Column, ...] = (
     Column("specid", _STR, "", "date-planid-spid-fiberid"),
     Column("star", _I8, "", "number of the simulated star"),
     *(Column(f"{lb.name}_true", _F8, lb.unit, f"true {lb.doc}") for lb in LABELS),
-    *(Column(f"{lb.name}_crb", _F8, lb.unit, f"Cramér-Rao bound of {lb.name}, all lines, mean LSF") for lb in LABELS),
+    *(Column(f"{lb.name}_crb", _F8, lb.unit, f"Cramér-Rao bound of {lb.name}, all lines") for lb in LABELS),
     Column("rv_true", _F8, "km/s", "velocity the spectrum was shifted by"),
     Column("ebv", _F8, "mag", "reddening E(B-V)"),
     *(Column(n, _F8, "Angstrom", f"line-spread coefficient {n} of this spectrum") for n in LSF_NAMES),

@@ -15,6 +15,7 @@ from scipy.interpolate import CubicSpline
 from hotdask import windows
 from hotdask.emulator.broadening import mean_lsf
 from hotdask.emulator.lowrank import LowRankEmulator
+from hotdask.errors import InputError
 from hotdask.information import cramer_rao_bound
 from hotdask.labels import INDEX, LABEL_NAMES, LSF_NAMES, N_LABELS
 from hotdask.steps.normalize import Normalizer
@@ -65,6 +66,13 @@ class Simulation:
     lsf_scatter: float = 0.04
     bad_pixels: float = 0.01
     seed: int = 1
+
+    def __post_init__(self):
+        if self.stars < 1 or self.spectra < self.stars or not 0 <= self.broken <= self.spectra:
+            raise InputError(
+                f"no survey has {self.stars} stars, {self.spectra} spectra and {self.broken} broken files; "
+                "give at least one star, a spectrum for each, and no more broken files than spectra"
+            )
 
 
 def draw_stars(simulation: Simulation, emulator: LowRankEmulator) -> pd.DataFrame:

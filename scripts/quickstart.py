@@ -33,7 +33,9 @@ def main() -> None:
     simulation = Simulation(stars=options.stars, spectra=options.spectra, broken=options.broken)
     with open_client(cluster) as client:
         truth = survey / "truth.parquet"
-        if not truth.exists():
+        if truth.exists():
+            print(f"the survey in {survey} is used again")
+        else:
             hotdask.simulate(survey, simulation, client=client)
         settings = make_settings(
             {

@@ -1,5 +1,6 @@
 """Settings: read, checked, explained, written and hashed."""
 
+import json
 import tomllib
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hotdask import config, windows
-from hotdask.config import Settings, dump_settings, load_settings, make_settings
+from hotdask.config import Fit, Settings, dump_settings, load_settings, make_settings
 from hotdask.errors import SettingsError
 
 MINIMAL = {"out": "RUN", "input": {"spectra": "data/**/*.fits*"}}
@@ -188,6 +189,8 @@ def test_open_windows_survive_the_file():
     text = dump_settings(chosen)
     assert "mask = [[8880.0, inf]]" in text
     assert Settings.model_validate(tomllib.loads(text)) == chosen
+    assert json.loads(chosen.model_dump_json(include={"catalog"}))["catalog"]["max_chi2ratio"] == "Infinity"
+    assert Fit(**json.loads(chosen.fit.model_dump_json())) == chosen.fit
 
 
 class TestFingerprint:

@@ -29,15 +29,16 @@ def card_text(card: Mapping, identity: str) -> str:
         "Emulated minus synthesized normalized flux, 1.4826 times the median absolute deviation over the pixels a fit",
         "uses, in % of the continuum. Lines: where the flux is below 0.95.",
         "",
-        "| Teff [K] | all pixels | lines |",
+        "| Teff [K] | fitted pixels | lines |",
         "|---|---|---|",
         *(
             f"| {teff} | {_percent(row['all'])} | {_percent(row['lines'])} |"
             for teff, row in sorted(residuals["teff_bins"].items(), key=lambda item: int(item[0].split("-")[0]))
         ),
-        f"| **all** | **{100 * residuals['all']:.3f}** | **{100 * residuals['lines']:.3f}** |",
+        f"| **all** | **{_percent(residuals['all'])}** | **{_percent(residuals['lines'])}** |",
         "",
-        f"Standard deviation over all pixels: {100 * residuals['rms']:.3f} %.",
+        f"Over all 3801 pixels, those no fit uses among them: {_percent(residuals['every'])} % and, in lines,",
+        f"{_percent(residuals['every_lines'])} %. Standard deviation, fitted pixels: {_percent(residuals['rms'])} %.",
         "",
         "## Label ranges of the library",
         "",

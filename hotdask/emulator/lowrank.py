@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from hotdask import windows
-from hotdask.emulator.broadening import mean_lsf
+from hotdask.emulator.broadening import FWHM, lsf_sigma, mean_lsf
 from hotdask.labels import ABUNDANCES, INDEX, N_LABELS
 
 ARRAYS = (
@@ -151,7 +151,15 @@ class LowRankEmulator:
         flux = self.mean + stack[:, 0].float() @ self.basis
         return flux.numpy(), ((stack[:, 1:] * slope[..., None]).float() @ self.basis).numpy()
 
-    def outside(self, labels: np.ndarray) -> np.ndarray:
+    def outside_lsf(self, lsf: np.ndarray) -> np.ndarray:
+        """Whether line-spread coefficients (n, 6) [Å] are sharper or broader than any learned, (n,) bool."""
+        low, high = self.card["training"]["resolving_power"]
+        wavelength = windows.rest_wavelength()[::100]
+        power = wavelength / (FWHM * lsf_sigma(wavelength, lsf))
+        # A hundredth of grace: R = 2300 as the user computes it is still R = 2300.
+        return ((power < 0.99 * low) | (power > 1.01 * high)).any(axis=1)
+
+    def outside(self, labels: np.ndarray, lsf: np.ndarray | None = None) -> np.ndarray:
         """Whether labels lie outside the library: an extrapolation.
 
         Teff and log g are judged together by the convex hull of the library in (log Teff, log g); [X/Fe], vmic and
@@ -160,17 +168,20 @@ class LowRankEmulator:
         Parameters
         ----------
         labels : (n, 11) float64
+        lsf : (n, 6) float64, optional
+            Line-spread coefficients [Å]; beyond those learned is outside too.
 
         Returns
         -------
-        (n,) bool; False where a label is NaN.
+        (n,) bool; NaN labels are not outside.
         """
         labels = np.atleast_2d(np.asarray(labels, dtype=np.float64))
         a, b, c = self.arrays["hull"].T
         plane = np.log10(labels[:, :1]) * a + labels[:, 1:2] * b + c
         judged = relative_to_iron(labels)
         beyond = (judged < self.arrays["label_low"]) | (judged > self.arrays["label_high"])
-        return (plane > 1e-9).any(axis=1) | beyond.any(axis=1)
+        outside = (plane > 1e-9).any(axis=1) | beyond.any(axis=1)
+        return outside if lsf is None else outside | self.outside_lsf(lsf)
 
 
 def relative_to_iron(labels: np.ndarray) -> np.ndarray:

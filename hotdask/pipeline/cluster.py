@@ -20,6 +20,10 @@ _DASK = {
 }
 
 
+_NO_WORKERS = 120
+"""Seconds a scheduler may be without workers when a run begins."""
+
+
 def available_cores() -> int:
     """CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -52,20 +56,30 @@ def open_client(settings: config.Cluster, echo: Callable[[str], None] = print) -
                     "distributed's TLS settings name your certificates"
                 ) from error
             with client:
+                try:
+                    client.wait_for_workers(1, timeout=_NO_WORKERS)
+                except TimeoutError as error:
+                    raise RunError(
+                        f"no worker is connected to {settings.scheduler} after {_NO_WORKERS} s; start some with "
+                        f"`dask worker {settings.scheduler}`"
+                    ) from error
                 echo(f"cluster: {settings.scheduler}, dashboard {client.dashboard_link}")
                 yield client
             return
         with warnings.catch_warnings():
             # A taken port is no problem: distributed picks another, and that one is printed.
             warnings.filterwarnings("ignore", message="Port .* is already in use")
-            cluster = LocalCluster(
-                n_workers=settings.workers or available_cores(),
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                dashboard_address=settings.dashboard,
-                memory_limit=settings.memory_limit,
-            )
+            try:
+                cluster = LocalCluster(
+                    n_workers=settings.workers or available_cores(),
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",
+                    dashboard_address=settings.dashboard,
+                    memory_limit=settings.memory_limit,
+                )
+            except (OSError, ValueError, RuntimeError) as error:
+                raise RunError(f"no cluster could be started here ({error}); check the [cluster] settings") from error
         with cluster, Client(cluster) as client:
             echo(f"cluster: {len(cluster.workers)} workers on this machine, dashboard {client.dashboard_link}")
             yield client

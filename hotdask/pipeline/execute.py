@@ -29,14 +29,14 @@ from hotdask.pipeline.plan import (
     write_grouped,
 )
 from hotdask.pipeline.progress import Progress
-from hotdask.schema import REJECTS, SPECTRA, to_table
+from hotdask.schema import REJECTS, SPECTRA, TRUTH, to_table
 from hotdask.steps.label import Labeler
-from hotdask.store.atomic import write_text
+from hotdask.store.atomic import remove_folder, write_text
 from hotdask.store.catalog import is_sound
 from hotdask.store.cube import create_cube, n_partitions
 from hotdask.store.inputs import list_inputs
-from hotdask.store.parquet import read_table, write_table
-from hotdask.store.receipts import Receipt, check_receipt, list_receipts
+from hotdask.store.parquet import count_rows, read_table, write_table
+from hotdask.store.receipts import Receipt, check_receipt, hash_files, list_receipts, write_receipt
 from hotdask.store.staging import clear_staging, read_staged_meta, read_staged_rejects
 
 REJECTED, SUMMARY, REPORT = "rejects.parquet", "run.json", "report/index.html"
@@ -51,7 +51,7 @@ _NOT_WRONG = ("class_not_selected",)
 
 
 def run(
-    settings: config.Settings,
+    settings: config.Settings | str | Path,
     *,
     until: Step = "report",
     client: Client | None = None,
@@ -61,7 +61,8 @@ def run(
 
     Parameters
     ----------
-    settings : hotdask.config.Settings
+    settings : hotdask.config.Settings or path
+        Settings, or the TOML file that holds them.
     until : {"ingest", "fit", "catalog", "report"}
         Last step wanted.
     client : distributed.Client, optional
@@ -80,8 +81,11 @@ def run(
         If settings, inputs or the run's directory do not allow it, or a partition failed; what is done stays done,
         and the same call goes on from there.
     """
+    if not isinstance(settings, config.Settings):
+        settings = config.load_settings(settings)
     # Workers may live in another folder, and later commands be given from another.
     settings = settings.absolute()
+    _check_truth(settings.report.truth)
     folder = Path(settings.out)
     entries = list_inputs(settings.input)
     emulator = load_emulator(settings.fit.emulator)
@@ -93,7 +97,8 @@ def run(
         raise RunError(f"{folder}: cannot be the folder of a run ({error.strerror}); give another --out") from error
     check_settings(folder, settings)
     _check_emulator(folder, emulator.id)
-    inputs = check_inputs(folder, entries, settings.cube.partition_size)
+    begun = "ingest" in (read_summary(folder) or {"done": {}})["done"]
+    inputs = check_inputs(folder, entries, settings.cube.partition_size, fixed=begun)
     state = _State(folder, settings, inputs, emulator.id, len(entries), echo)
     left = [step for step in STEPS[: STEPS.index(until) + 1] if not state.complete(step)]
     if not left:
@@ -107,6 +112,14 @@ def run(
             _do(state, left, own)
     state.record("total", time.monotonic() - began)
     return state.summary
+
+
+def _check_truth(path: str | None) -> None:
+    """See that the report will find what to compare with, before hours of work."""
+    if path is not None:
+        missing = sorted({c.name for c in TRUTH} - set(read_table(path).column_names))
+        if missing:
+            raise SettingsError(f"report.truth = {path}: no truth table, it lacks {missing}; give a truth.parquet")
 
 
 def _check_emulator(folder: Path, identity: str) -> None:
@@ -144,7 +157,7 @@ class _State:
         ingest = fingerprint(inputs, settings.fingerprint("input", "cube"))
         fit = fingerprint(ingest, settings.fingerprint("normalize", "fit"), emulator)
         catalog = fingerprint(fit, settings.fingerprint("catalog"))
-        self.marks = {"stage": ingest, "ingest": ingest, "fit": fit, "catalog": catalog}
+        self.marks = {"stage": ingest, "plan": ingest, "ingest": ingest, "fit": fit, "catalog": catalog}
         self.marks["report"] = fingerprint(catalog, settings.report.model_dump(mode="json"))
         self.summary = read_summary(folder) or {"counts": {"files": n_input}, "seconds": {}, "done": {}}
         self._checked: dict[tuple[str, int], tuple[Receipt, str | None]] = {}
@@ -153,11 +166,17 @@ class _State:
         """Whether a step is done, by what lies on the disk."""
         if self.summary["done"].get(step) != self.marks[step]:
             return False
+        if step == "ingest" and not self.planned():
+            return False
         if step in ("ingest", "fit"):
             return not self.todo(step, n_partitions(self.n_spectrum, self.settings.cube.partition_size))
         if step == "catalog":
             return is_sound(self.folder, self.n_spectrum)
         return (self.folder / REPORT).exists()
+
+    def planned(self) -> bool:
+        """Whether plan, rejects and the cube's layout are as they were written."""
+        return not self.todo("plan", 1)
 
     @property
     def n_spectrum(self) -> int:
@@ -200,13 +219,13 @@ class _State:
     def provenance(self) -> dict:
         """Versions, settings and emulator: what every catalog carries."""
         packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
-        settings = self.settings.model_dump(mode="json", include={"input", "cube", "normalize", "fit", "catalog"})
+        settings = self.settings.model_dump_json(include={"input", "cube", "normalize", "fit", "catalog"})
         return {
             "hotdask": hotdask.__version__,
             "emulator": self.emulator,
             "fingerprint": self.marks["catalog"],
             "packages": packages,
-            "settings": settings,
+            "settings": json.loads(settings),
         }
 
 
@@ -290,7 +309,7 @@ def _ingest(state: _State, client: Client) -> None:
     folder, settings = state.folder, state.settings
     size, run_path = settings.cube.partition_size, str(folder)
     planned = folder / PLAN
-    if not planned.exists() or state.todo("ingest", n_partitions(pq.read_metadata(planned).num_rows, size)):
+    if not state.planned() or state.todo("ingest", n_partitions(count_rows(planned), size)):
         # Staged parts are gone once the cube is complete; a partition lost later needs them again.
         left = state.todo("stage", state.n_stage)
         run_tasks(
@@ -308,8 +327,12 @@ def _ingest(state: _State, client: Client) -> None:
         write_table(folder / REJECTED, to_table(rejects.sort_values("path"), REJECTS))
         write_grouped(planned, kept.iloc[sky_order(kept)], size)
         n_spectrum = len(kept)
-        if not (folder / maps.CUBE).exists():
+        if not state.planned():
+            # What an interrupted ingest of other inputs left, or a damaged layout, is nothing to go on with.
+            remove_folder(folder / maps.CUBE)
             create_cube(folder / maps.CUBE, n_spectrum, partition_size=size)
+            layout = [planned, folder / REJECTED, *sorted((folder / maps.CUBE).rglob("zarr.json"))]
+            write_receipt(folder, Receipt("plan", 0, state.marks["plan"], n_spectrum, files=hash_files(folder, layout)))
         n = n_partitions(n_spectrum, size)
         left = state.todo("ingest", n)
         run_tasks(
@@ -320,8 +343,7 @@ def _ingest(state: _State, client: Client) -> None:
             done=n_spectrum - sum(min(size, n_spectrum - p * size) for p in left),
             rows=lambda receipt: receipt.rows,
         )
-    n_spectrum = pq.read_metadata(planned).num_rows
-    n_reject = pq.read_metadata(folder / REJECTED).num_rows
+    n_spectrum, n_reject = count_rows(planned), count_rows(folder / REJECTED)
     _check_complete(state, "ingest", n_spectrum)
     if n_spectrum + n_reject != state.n_input:
         raise RunError(f"{state.n_input} files, but {n_spectrum} spectra and {n_reject} rejects; {folder} is damaged")
@@ -335,9 +357,11 @@ def _check_rejects(state: _State, kept: pd.DataFrame, rejects: pd.DataFrame) -> 
     reasons = ", ".join(f"{n} {reason}" for reason, n in rejects["reason"].value_counts().items())
     if len(wrong) > state.settings.input.max_reject_share * state.n_input or not len(kept):
         write_table(state.folder / REJECTED, to_table(rejects, REJECTS))
+        remedy = (
+            "choose other input.classes" if not len(wrong) else "correct the inputs, or raise input.max_reject_share"
+        )
         raise RunError(
-            f"{len(rejects)} of {state.n_input} files cannot be used ({reasons}); see {state.folder / REJECTED}, "
-            "correct the inputs, or raise input.max_reject_share"
+            f"{len(rejects)} of {state.n_input} files are not used ({reasons}); see {state.folder / REJECTED}; {remedy}"
         )
 
 
@@ -374,7 +398,10 @@ def _catalog(state: _State, client: Client) -> None:
 def _report(state: _State, client: Client) -> None:
     folder = str(state.folder)
     key = f"report-{uuid.uuid4().hex[:8]}"
-    client.submit(write_report, folder, state.settings, state.emulator, state.summary, key=key, pure=False).result()
+    page = client.submit(write_report, folder, state.settings, state.emulator, state.summary, key=key, pure=False)
+    error = page.exception()
+    if error is not None:
+        raise RunError(f"the report failed ({type(error).__name__}: {error}); the catalog is complete") from error
     state.echo(f"report: {state.folder / REPORT}")
 
 

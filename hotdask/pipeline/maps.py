@@ -17,6 +17,7 @@ from hotdask.emulator import load_emulator
 from hotdask.errors import RunError
 from hotdask.labels import LSF_NAMES
 from hotdask.pipeline.plan import INPUTS, PLAN, read_group
+from hotdask.schema import FITS
 from hotdask.simulation import Simulation, write_visits
 from hotdask.steps.label import Labeler
 from hotdask.store.catalog import write_fits_part
@@ -96,7 +97,9 @@ def fit(run: str, partition: int, mark: str, settings: config.Settings, identity
     arrays = read_partition(Path(run, CUBE), partition)
     lsf = np.column_stack([arrays[name] for name in LSF_NAMES])
     ivar = model.usable(arrays["ivar"], arrays["andmask"], arrays["ormask"])
-    columns = model.label(arrays["flux"], ivar, arrays["rv"], lsf)
+    labelled = model.label(arrays["flux"], ivar, arrays["rv"], lsf)
+    # The merged labels are made again with the catalog, which needs nothing but the two fits for it.
+    columns = {c.name: labelled[c.name] for c in FITS if c.name in labelled}
     columns["specid"] = read_sidecar(run, partition, columns=["specid"])["specid"].to_numpy()
     columns["row"] = settings.cube.partition_size * partition + np.arange(len(ivar))
     return _finish(run, "fit", partition, mark, len(ivar), [write_fits_part(run, partition, columns)], began)

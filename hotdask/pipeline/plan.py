@@ -18,6 +18,7 @@ from hotdask.errors import RunError, SettingsError
 from hotdask.schema import FORMAT_VERSION
 from hotdask.store.atomic import atomic_path, write_text
 from hotdask.store.inputs import input_signature
+from hotdask.store.parquet import read_table
 
 SETTINGS, INPUTS, PLAN = "settings.toml", "inputs.parquet", "plan.parquet"
 _SKY = HEALPix(nside=4096, order="nested")
@@ -67,8 +68,11 @@ def check_settings(run: Path, settings: config.Settings) -> None:
     write_text(path, config.dump_settings(settings))
 
 
-def check_inputs(run: Path, entries: pd.DataFrame, rows: int) -> str:
+def check_inputs(run: Path, entries: pd.DataFrame, rows: int, *, fixed: bool = True) -> str:
     """Write the input files of a new run, or see that they are those it began with; returns their hash.
+
+    As long as they are not ``fixed`` (nothing is ingested yet), others may replace them: a run that stopped for bad
+    inputs goes on once they are corrected.
 
     Raises
     ------
@@ -77,8 +81,8 @@ def check_inputs(run: Path, entries: pd.DataFrame, rows: int) -> str:
     """
     now = entries.merge(input_signature(entries), on="path")
     path = run / INPUTS
-    if path.exists():
-        before = pq.read_table(path).to_pandas()
+    if path.exists() and fixed:
+        before = read_table(path).to_pandas()
         old, new = before.set_index("path"), now.set_index("path")
         gone, come = old.index.difference(new.index), new.index.difference(old.index)
         both = old.index.intersection(new.index)
@@ -114,22 +118,16 @@ def drop_duplicates(meta: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
         The rejects have the columns of `hotdask.schema.REJECTS`.
     """
     release = meta["release"].map(lambda text: int((re.findall(r"DR(\d+)", str(text)) or [0])[-1]))
-    ranked = meta.assign(_release=release).sort_values(["_release", "path"], ascending=[False, True])
-    exposure = ranked["obsid"].where(ranked["obsid"] >= 0)
-    first_specid = ranked.groupby("specid")["path"].transform("first")
-    first_obsid = ranked["path"].where(exposure.isna(), ranked.groupby(exposure)["path"].transform("first"))
-    duplicate = (first_specid != ranked["path"]) | (first_obsid != ranked["path"])
-    kept_path = first_specid.where(first_specid != ranked["path"], first_obsid)
-    rejects = pd.DataFrame(
-        {
-            "path": ranked["path"],
-            "fitsname": ranked["fitsname"],
-            "specid": ranked["specid"],
-            "reason": "duplicate",
-            "detail": "the same exposure as " + kept_path + ", which was kept (newest release first)",
-        }
-    )[duplicate]
-    return meta.loc[~duplicate.reindex(meta.index)], rejects.sort_values("path")
+    kept = meta.assign(_release=release).sort_values(["_release", "path"], ascending=[False, True])
+    rejects = []
+    for key in ("specid", "obsid"):
+        known = kept if key == "specid" else kept[kept["obsid"] >= 0]
+        winner = known.groupby(key)["path"].transform("first")
+        lost = known[winner != known["path"]]
+        detail = "the same exposure as " + winner[lost.index] + ", which was kept (newest release first)"
+        rejects.append(lost[["path", "fitsname", "specid"]].assign(reason="duplicate", detail=detail))
+        kept = kept.drop(lost.index)
+    return meta.loc[meta.index.isin(kept.index)], pd.concat(rejects).sort_values("path")
 
 
 def sky_order(meta: pd.DataFrame) -> np.ndarray:

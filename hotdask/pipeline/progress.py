@@ -27,6 +27,7 @@ class Progress:
         self._live = self._stream.isatty()
         self._interval = 0.2 if self._live else interval
         self._start = self._last = time.monotonic()
+        self._written = -1
 
     def add(self, n: int) -> None:
         """Count ``n`` more spectra, and say so if it is time."""
@@ -37,13 +38,15 @@ class Progress:
             self._write(end="\r" if self._live else "\n")
 
     def finish(self) -> float:
-        """Write the last line; seconds since the start."""
-        self._write(end="\n")
+        """Write the last line, if it has not been; seconds since the start."""
+        if self._live or self._written != self.done:
+            self._write(end="\n")
         return time.monotonic() - self._start
 
     def _write(self, end: str) -> None:
         line = describe(self.step, self.done, self.total, self.done - self._before, time.monotonic() - self._start)
         self._stream.write(f"{line:<78}{end}" if self._live else line + end)
+        self._written = self.done
         self._stream.flush()
 
 

@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from hotdask.config import load_settings
 from hotdask.errors import RunError
 from hotdask.pipeline.execute import STEPS, SUMMARY, read_summary
 from hotdask.pipeline.plan import INPUTS, PLAN, SETTINGS
 from hotdask.pipeline.progress import duration
 from hotdask.store.cube import n_partitions
+from hotdask.store.parquet import count_rows
 from hotdask.store.receipts import list_receipts
 
 
@@ -26,9 +25,9 @@ def status(folder: str | Path) -> str:
         raise RunError(f"{folder} holds no run (no {SETTINGS}); give the --out folder of `hotdask run`")
     size = load_settings(folder / SETTINGS).cube.partition_size
     summary = read_summary(folder) or {"counts": {}, "seconds": {}, "done": {}}
-    n_file = pq.read_metadata(folder / INPUTS).num_rows
+    n_file = count_rows(folder / INPUTS)
     planned = folder / PLAN
-    n_spectrum = pq.read_metadata(planned).num_rows if planned.exists() else None
+    n_spectrum = count_rows(planned) if planned.exists() else None
     lines = [f"{folder}: {n_file} files"]
     if "spectra" in summary["counts"]:
         lines[0] += f", {summary['counts']['spectra']} spectra, {summary['counts']['rejects']} rejected"

@@ -17,7 +17,7 @@ from hotdask.pipeline.cluster import open_client
 from hotdask.pipeline.progress import Progress
 from hotdask.schema import TRUTH, to_table
 from hotdask.simulation import Simulation, draw_stars, draw_visits, write_broken
-from hotdask.store.atomic import write_text
+from hotdask.store.atomic import atomic_folder, write_text
 from hotdask.store.parquet import write_table
 
 _CHUNK = 256
@@ -61,17 +61,19 @@ def simulate(
     folder, simulation = Path(folder), simulation or Simulation()
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty; give a new folder for the simulated survey")
-    folder.mkdir(parents=True, exist_ok=True)
     loaded = load_emulator(emulator)
     visits = draw_visits(simulation, draw_stars(simulation, loaded))
-    if client is not None:
-        truth = _write(folder, visits, simulation, emulator, client)
-    else:
-        with open_client(cluster or config.Cluster(), echo) as own:
-            truth = _write(folder, visits, simulation, emulator, own)
-    write_broken(folder, visits, simulation)
-    write_table(folder / TRUTH_FILE, to_table(truth, TRUTH))
-    write_text(folder / "simulation.json", json.dumps({**asdict(simulation), "emulator": loaded.id}, indent=1) + "\n")
+    # Whole or not at all: a survey that was interrupted is made anew.
+    with atomic_folder(folder.absolute()) as partial:
+        if client is not None:
+            truth = _write(partial, visits, simulation, emulator, client)
+        else:
+            with open_client(cluster or config.Cluster(), echo) as own:
+                truth = _write(partial, visits, simulation, emulator, own)
+        write_broken(partial, visits, simulation)
+        write_table(partial / TRUTH_FILE, to_table(truth, TRUTH))
+        made = json.dumps({**asdict(simulation), "emulator": loaded.id}, indent=1)
+        write_text(partial / "simulation.json", made + "\n")
     echo(f"simulated: {len(visits)} spectra of {simulation.stars} stars, {simulation.broken} broken files in {folder}")
     return folder / TRUTH_FILE
 

@@ -170,7 +170,7 @@ def finish(
         min_teff=settings.min_teff,
         min_snr=settings.min_snr,
         max_chi2ratio=settings.max_chi2ratio,
-        errors_scaled=scale is not None,
+        errors_scaled=scale is not None and not scale.unscaled,
     )
     frame[["flags", "in_sample"]] = judged[["flags", "in_sample"]]
     frame["vsini"] = frame["vsini"].clip(lower=0)

@@ -43,7 +43,7 @@ class Labeler:
     >>> flux = np.ones((1, windows.N_OBSERVED), dtype=np.float32)
     >>> flux[:, windows.REST_OFFSET : windows.REST_OFFSET + windows.N_REST] = labeler.emulator.flux(labels)
     >>> result = labeler.label(flux, np.full_like(flux, 1e4), np.zeros(1))
-    >>> bool(abs(result["teff_all"][0] - 9550) < 300)
+    >>> bool(abs(result["teff"][0] - 9550) < 300)
     True
     """
 
@@ -56,11 +56,12 @@ class Labeler:
         self.emulator = emulator
         self.settings = fit or config.Fit()
         normalization = normalization or config.Normalize()
-        learned = emulator.card.get("normalization")
-        if learned != normalization.model_dump(mode="json"):
+        learned, wanted = emulator.card.get("normalization", {}), normalization.model_dump(mode="json")
+        differing = [key for key in wanted if learned.get(key) != wanted[key]]
+        if differing:
             raise EmulatorError(
-                "the emulator learned spectra normalized with other settings than this run's [normalize] section; "
-                "remove that section, or train an emulator with it (`hotdask train`)"
+                f"the emulator learned spectra normalized otherwise ({', '.join(differing)} of [normalize] differ); "
+                "take those settings out, or train an emulator with them: `hotdask train LIBRARY --settings FILE`"
             )
         self.wavelength = windows.rest_wavelength()
         self.normalizer = Normalizer(self.wavelength, **normalization.model_dump())
@@ -72,6 +73,12 @@ class Labeler:
             min_pixels=self.settings.min_pixels,
         )
         self.lsf = mean_lsf(self.settings.resolving_power_blue, self.settings.resolving_power_red)
+        if emulator.outside_lsf(self.lsf[None])[0]:
+            raise EmulatorError(
+                f"fit.resolving_power_blue = {self.settings.resolving_power_blue} and resolving_power_red = "
+                f"{self.settings.resolving_power_red} are beyond what the emulator learned; it knows "
+                f"{emulator.card['training']['resolving_power']}"
+            )
         self._fitted = ~windows.inside(self.wavelength, self.settings.mask)
 
     def usable(self, ivar: np.ndarray, andmask: np.ndarray, ormask: np.ndarray) -> np.ndarray:
@@ -167,8 +174,9 @@ class Labeler:
         Returns
         -------
         dict of arrays
-            The columns of `hotdask.schema.FITS` but ``specid`` and ``row``; a spectrum with too few good pixels has
-            NaN labels and `Flag.FEW_PIXELS`.
+            The merged labels by name (vsini signed) and their ``covariance`` (n, 11, 11); and the columns of
+            `hotdask.schema.FITS` but ``specid`` and ``row``. A spectrum with too few good pixels has NaN labels and
+            `Flag.FEW_PIXELS`.
 
         References
         ----------
@@ -178,19 +186,25 @@ class Labeler:
         block = self.fitter.load(flux, ivar, notes["lsf"])
         everything, masked, refitted = fit_both(block, notes["teff_guess"], notes["start"])
 
-        labels, _, _ = merge_fits(everything.labels, everything.covariance, masked.labels, masked.covariance)
+        labels, covariance, weight = merge_fits(
+            everything.labels, everything.covariance, masked.labels, masked.covariance
+        )
+        # A fit without weight in the result says nothing about the result.
+        has_all, has_masked = weight < 1, weight > 0
+        unfinished = (has_all & ~everything.converged) | (has_masked & ~masked.converged)
         smoothing = noise_power(rv)
         chi2_red = block.chi2_at(labels) / (everything.n_pixel - N_LABELS) / smoothing
         flags = notes["flags"]
         for flag, raised in (
             (Flag.FEW_PIXELS, ~block.fittable),
             (Flag.REFITTED, refitted),
-            (Flag.NOT_CONVERGED, block.fittable & ~(everything.converged & masked.converged)),
-            (Flag.AT_BOUND, everything.at_bound | masked.at_bound),
-            (Flag.OUTSIDE_LIBRARY, self.emulator.outside(labels)),
+            (Flag.NOT_CONVERGED, block.fittable & unfinished),
+            (Flag.AT_BOUND, (has_all & everything.at_bound) | (has_masked & masked.at_bound)),
+            (Flag.OUTSIDE_LIBRARY, self.emulator.outside(labels, notes["lsf"])),
         ):
             flags[raised] |= flag
-        out = {"teff_guess": notes["teff_guess"], "chi2_red": chi2_red, "flags": flags}
+        out = {name: labels[:, i] for i, name in enumerate(LABEL_NAMES)}
+        out |= {"covariance": covariance, "teff_guess": notes["teff_guess"], "chi2_red": chi2_red, "flags": flags}
         for which, solution in (("all", everything), ("hmasked", masked)):
             for i, name in enumerate(LABEL_NAMES):
                 out[f"{name}_{which}"] = solution.labels[:, i]

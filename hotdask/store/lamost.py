@@ -440,6 +440,9 @@ def _given(overrides: Mapping[str, object]) -> dict[str, float]:
         if number is None or (name == "rv" and abs(number) >= SPEED_OF_LIGHT) or (name == "rv_err" and number < 0):
             raise SpectrumError("bad_override", f"{name} = {value!r} is impossible; correct it in the input table")
         out[name] = number
+    lsf = [name for name in LSF_NAMES if name in out]
+    if lsf and len(lsf) < len(LSF_NAMES):
+        raise SpectrumError("bad_override", f"{', '.join(lsf)} without the other coefficients; give all six")
     return out
 
 

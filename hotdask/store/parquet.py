@@ -64,6 +64,20 @@ def read_table(path: str | Path, columns: Sequence[str] | None = None) -> pa.Tab
         raise RunError(f"{path}: the file is damaged ({error}); remove it and run the command again") from error
 
 
+def count_rows(path: str | Path) -> int:
+    """Rows of a Parquet file, read from its footer.
+
+    Raises
+    ------
+    RunError
+        If the file is missing or damaged.
+    """
+    try:
+        return pq.read_metadata(path).num_rows
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(f"{path}: missing or damaged ({error}); remove it and run the command again") from error
+
+
 def to_frame(table: pa.Table) -> pd.DataFrame:
     """The table in pandas, with integers that have gaps as nullable integers: a 19-digit id does not survive a float.
 

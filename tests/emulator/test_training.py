@@ -109,7 +109,7 @@ class TestTiny:
         for name in ("teff", "logg", "vmic", "n_he", "fe_h"):
             column = library.labels[learned, INDEX[name]]
             assert card["label_ranges"][name] == pytest.approx([column.min(), column.max()])
-        assert set(card["residuals"]) == {"all", "lines", "rms", "teff_bins"}
+        assert set(card["residuals"]) == {"all", "lines", "every", "every_lines", "rms", "teff_bins"}
 
     def test_held_out_members_take_no_part(self, trained, library):
         # Other spectra in the place of the held-out ones leave the first pass, so the loss, as it was.

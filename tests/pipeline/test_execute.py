@@ -572,7 +572,7 @@ def test_a_scheduler_that_does_not_answer(
 def test_too_many_rejects_stop_the_run(client: Client, survey, settings_for: MakeSettings, tmp_path: Path) -> None:
     pattern = str(survey.folder / "broken" / "*")
     settings = settings_for(tmp_path / "RUN", spectra=pattern)
-    with pytest.raises(RunError, match=r"10 of 12 files cannot be used.*2 empty_file.*max_reject_share"):
+    with pytest.raises(RunError, match=r"10 of 12 files are not used.*2 empty_file.*max_reject_share"):
         run(settings, client=client, echo=quiet)
     assert not (tmp_path / "RUN" / "spectra.zarr").exists()
     assert len(read_rejects(tmp_path / "RUN")) == 10
@@ -580,6 +580,43 @@ def test_too_many_rejects_stop_the_run(client: Client, survey, settings_for: Mak
     settings = settings_for(tmp_path / "RUN", spectra=pattern, input__max_reject_share=0.9)
     summary = run(settings, until="ingest", client=client, echo=quiet)
     assert summary["counts"] == {"files": 12, "spectra": 2, "rejects": 10}
+
+
+def test_corrected_inputs_go_on(client: Client, survey, settings_for: MakeSettings, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    shutil.copytree(survey.folder / "broken", folder)
+    settings = settings_for(tmp_path / "RUN", spectra=f"{folder}/*")
+    with pytest.raises(RunError, match="correct the inputs"):
+        run(settings, client=client, echo=quiet)
+    for path in folder.iterdir():
+        path.unlink()
+    for path in survey.good[:3]:
+        shutil.copy(path, folder)
+    summary = run(settings, until="ingest", client=client, echo=quiet)
+    assert summary["counts"]["spectra"] == 3
+    # What is ingested is the run's for good.
+    (folder / survey.good[0].name).unlink()
+    with pytest.raises(RunError, match="1 went"):
+        run(settings, until="ingest", client=client, echo=quiet)
+
+
+@pytest.mark.parametrize("lost", ["rejects.parquet", "spectra.zarr/zarr.json", "plan.parquet"])
+def test_a_lost_part_of_the_plan_is_made_again(client: Client, finished, hashes, tmp_path: Path, lost: str) -> None:
+    settings = finished.copy(tmp_path / "RUN")
+    before = hashes(tmp_path / "RUN")
+    (tmp_path / "RUN" / lost).unlink()
+    run(settings, client=client, echo=quiet)
+    after = hashes(tmp_path / "RUN")
+    for name in before:
+        if not name.startswith("receipts/") and name not in {"run.json", "settings.toml", "report/index.html"}:
+            assert after[name] == before[name], name
+
+
+def test_a_wrong_truth_table_begins_no_run(few: Path, settings_for: MakeSettings, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path / "RUN", spectra=f"{few}/*", report__truth=str(tmp_path / "nowhere.parquet"))
+    with pytest.raises(HotdaskError, match=r"nowhere\.parquet"):
+        run(settings, echo=quiet)
+    assert not (tmp_path / "RUN").exists()
 
 
 # Failing

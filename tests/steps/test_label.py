@@ -58,12 +58,39 @@ def labelled(survey):
 
 
 def test_columns_are_those_of_the_schema(labelled):
-    expected = {c.name for c in schema.FITS} - {"specid", "row"}
+    expected = {c.name for c in schema.FITS} - {"specid", "row"} | {*LABEL_NAMES, "covariance"}
     assert set(labelled) == expected
     for name, values in labelled.items():
         shape = (96, N_LABELS, N_LABELS) if name.startswith("covariance") else (96,)
         assert values.shape == shape, name
     assert labelled["flags"].dtype == np.int32
+
+
+def test_merged_labels_are_those_of_the_two_fits(labelled):
+    both = [
+        (np.column_stack([labelled[f"{n}_{which}"] for n in LABEL_NAMES]), labelled[f"covariance_{which}"])
+        for which in ("all", "hmasked")
+    ]
+    labels, covariance, weight = merge_fits(*both[0], *both[1])
+    np.testing.assert_array_equal(np.column_stack([labelled[n] for n in LABEL_NAMES]), labels)
+    np.testing.assert_array_equal(labelled["covariance"], covariance)
+    # Hot stars owe nothing to the fit without hydrogen, so its limits are no flag of theirs.
+    floor, ceiling = LABELER.fitter._floor, LABELER.fitter._ceiling
+    scaled = EMULATOR.scale_labels(both[0][0])
+    at_limit = ((scaled <= floor) | (scaled >= ceiling)).any(dim=1).numpy()
+    hot = weight == 0
+    assert hot.any()
+    np.testing.assert_array_equal(labelled["flags"][hot] & Flag.AT_BOUND != 0, at_limit[hot])
+
+
+def test_a_line_spread_beyond_the_emulators_is_flagged_or_refused(survey, labelled):
+    rows = np.arange(8)
+    for power, outside in ((1500, False), (2250, False), (1000, True), (4000, True)):
+        assert EMULATOR.outside_lsf(mean_lsf(power, power)[None])[0] == outside
+    broad = survey.label(rows, lsf=np.tile(mean_lsf(1000, 1000), (8, 1)))
+    assert (broad["flags"] & Flag.OUTSIDE_LIBRARY != 0).all()
+    with pytest.raises(EmulatorError, match="resolving_power_blue = 300"):
+        Labeler(EMULATOR, config.Fit(resolving_power_blue=300))
 
 
 @pytest.mark.parametrize("which", ["all", "hmasked"])

@@ -484,10 +484,11 @@ def test_overrides(tmp_path):
     path = write(tmp_path, meta=META | {"rv": np.nan})
     assert reason(path) == "no_velocity"
     assert reason(path, {"rv": np.nan, "ra": 3.0}) == "no_velocity"
-    spectrum = read_spectrum(path, {"rv": 12, "ra": 1.5, "dec": None, "lsf_b0": 1.2, "lsf_r2": np.float32("nan")})
-    same_meta(spectrum.meta, {"rv": 12.0, "rv_err": np.nan, "ra": 1.5, "dec": META["dec"], "lsf_b0": 1.2})
+    spectrum = read_spectrum(path, {"rv": 12, "ra": 1.5, "dec": None, "lsf_r2": np.float32("nan")})
+    same_meta(spectrum.meta, {"rv": 12.0, "rv_err": np.nan, "ra": 1.5, "dec": META["dec"]})
     assert np.isnan(spectrum.meta["lsf_r2"])
     assert read_spectrum(path, {"rv": 12.0, "rv_err": 2.0}).meta["rv_err"] == 2.0
+    assert reason(path, {"rv": 12.0, "lsf_b0": 1.2}) == "bad_override"
     every = {name: float(i + 1) for i, name in enumerate(OVERRIDES)}
     same_meta(read_spectrum(path, every).meta, every)
     assert set(OVERRIDES) == {"ra", "dec", "rv", "rv_err", *LSF_NAMES}
