@@ -157,12 +157,12 @@ class _Segment:
         basis = torch.zeros(emulator.n_basis, padded)
         basis[:, : pixels.size] = emulator.basis[:, self.pixels]
         self.mean = emulator.mean[self.pixels]
-        self.basis = basis
+        self.bases = {dtype: basis.to(dtype) for dtype in (torch.float32, torch.float64)}
         row, column = torch.triu_indices(emulator.n_basis, emulator.n_basis)
         self.pairs = (basis[row] * basis[column]).T.contiguous()
 
     def take(self, array: torch.Tensor) -> torch.Tensor:
-        out = torch.zeros(len(array), self.basis.shape[1])
+        out = torch.zeros(len(array), len(self.pairs))
         out[:, : self.pixels.numel()] = array[:, self.pixels]
         return out
 
@@ -277,7 +277,7 @@ class Block:
         fitter, emulator, lsf = self._fitter, self._fitter.emulator, self._lsf[rows]
         # Single precision is enough to walk, as long as it measures from somewhere near; the end is in double.
         center = emulator.coefficients(torch.cat([emulator.scale_labels(starts[0]).nan_to_num(), lsf], dim=1))
-        constant, linear = self._reference(which, center, rows)
+        constant, linear = self._reference(which, center.float(), rows)
         problem = _Problem(
             emulator, self._matrices(which, rows), linear, center, constant, lsf, fitter._floor, fitter._ceiling
         ).to(torch.float32)
@@ -319,25 +319,31 @@ class Block:
         out.at_bound[into] = ((end.x <= floor) | (end.x >= ceiling)).any(dim=1).numpy()
 
     def _reference(self, which: str, center: torch.Tensor, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """χ² in pixel space at coefficients ``center``, and the linear term b there (both float64)."""
+        """χ² in pixel space at coefficients ``center``, and the linear term b there (both float64).
+
+        Pixels are worked in the precision of ``center``: single is enough to compare starts; a result takes double,
+        or χ² would depend in its sixth digit on the road that led to it.
+        """
         chi2 = torch.zeros(len(rows), dtype=torch.float64)
         linear = torch.zeros(len(rows), self._fitter.emulator.n_basis, dtype=torch.float64)
-        center = center.float()
+        dtype = center.dtype
         for k in range(self._n_segments[which]):
-            segment = self._fitter._segments[k]
+            basis = self._fitter._segments[k].bases[dtype]
             for start in range(0, len(rows), _ROWS):
                 part = slice(start, start + _ROWS)
                 some = rows[part]
                 # The BLAS rounds differently for other shapes, and a spectrum's χ² must not depend on its batch.
                 padded = np.pad(some, (0, _ROWS - len(some)), mode="edge")
                 model = torch.nn.functional.pad(center[part], (0, 0, 0, _ROWS - len(some)))
-                residual = torch.addmm(self._data[k][padded], model, segment.basis, alpha=-1)
-                weighted = self._ivar[k][padded] * residual
-                linear[part] += (weighted @ segment.basis.T)[: len(some)].double()
+                residual = torch.addmm(self._data[k][padded].to(dtype), model, basis, alpha=-1)
+                weighted = self._ivar[k][padded].to(dtype) * residual
+                linear[part] += (weighted @ basis.T)[: len(some)].double()
                 chi2[part] += weighted.mul_(residual).sum(dim=1, dtype=torch.float64)[: len(some)]
         return chi2, linear
 
-    def chi2_at(self, labels: np.ndarray, which: str = "all", rows: np.ndarray | None = None) -> np.ndarray:
+    def chi2_at(
+        self, labels: np.ndarray, which: str = "all", rows: np.ndarray | None = None, *, exact: bool = False
+    ) -> np.ndarray:
         """χ² of given labels in pixel space, (n,) float64; NaN where a label is NaN.
 
         Parameters
@@ -346,12 +352,15 @@ class Block:
         which : {"all", "hmasked"}
         rows : (n,) int, optional
             Spectra the labels are for; default: all.
+        exact : bool
+            In double precision; otherwise good to 1e-5 of itself.
         """
         rows = np.arange(len(self)) if rows is None else rows
         known = np.flatnonzero(np.isfinite(labels).all(axis=1))
         x = torch.cat([self._fitter.emulator.scale_labels(labels[known]), self._lsf[rows[known]]], dim=1)
         out = np.full(len(labels), np.nan)
-        out[known] = self._reference(which, self._fitter.emulator.coefficients(x), rows[known])[0].numpy()
+        center = self._fitter.emulator.coefficients(x)
+        out[known] = self._reference(which, center if exact else center.float(), rows[known])[0].numpy()
         return out
 
 

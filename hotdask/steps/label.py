@@ -193,7 +193,7 @@ class Labeler:
         has_all, has_masked = weight < 1, weight > 0
         unfinished = (has_all & ~everything.converged) | (has_masked & ~masked.converged)
         smoothing = noise_power(rv)
-        chi2_red = block.chi2_at(labels) / (everything.n_pixel - N_LABELS) / smoothing
+        chi2_red = block.chi2_at(labels, exact=True) / (everything.n_pixel - N_LABELS) / smoothing
         flags = notes["flags"]
         for flag, raised in (
             (Flag.FEW_PIXELS, ~block.fittable),
