@@ -256,14 +256,6 @@ class Block:
                 self._polish(which, x[some], iterations[some], rows[part[some]], out, part[some])
         return out
 
-    def explore(self, which: str, starts: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
-        """Labels near the minimum, to 0.03 σ or so, (m, 11): a `fit` without its end, for use as a start."""
-        out = np.full((len(rows), N_LABELS), np.nan)
-        for part in self._batches(rows):
-            x, _ = self._explore(which, [s[part] for s in starts], rows[part])
-            out[part] = self._fitter.emulator.unscale_labels(x)
-        return out
-
     def _batches(self, rows: np.ndarray) -> list[np.ndarray]:
         todo = np.flatnonzero(self.fittable[rows])
         return [todo[begin : begin + _BATCH] for begin in range(0, len(todo), _BATCH)]

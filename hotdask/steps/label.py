@@ -156,7 +156,7 @@ class Labeler:
         correction = self._ratio(self.emulator.flux(nearer, lsf), continuum, good)
         shift = np.where(self._fitted & good, np.abs(correction - 1), 0).max(axis=1)
         large = np.flatnonzero((shift > self.settings.continuum_tolerance) & block.fittable)
-        first[large] = block.explore("all", [nearer[large]], large)
+        first[large] = block.fit("all", [nearer[large]], large).labels
         correction[large] = self._ratio(self.emulator.flux(first[large], lsf[large]), continuum[large], good[large])
         return rows, correction, first
 

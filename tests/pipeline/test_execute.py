@@ -275,9 +275,10 @@ def test_other_partitions_same_answer(client: Client, finished, settings_for: Ma
     ]
     for chi2, n_pixel in zip(_CHI2[:2], _CHI2[2:], strict=True):
         a, b = ((f.set_index("specid")[chi2] * (f.set_index("specid")[n_pixel] - 11)).sort_index() for f in raw)
-        # Blocks of other sizes round otherwise in single precision; a change of 1 would be one sigma.
-        assert np.mean(np.abs(a - b) > 1e-3) < 0.15
-        assert np.abs(a - b).max() < 0.02
+        # Where bad pixels shift the continuum, a first fit corrects it, and its last digits come along; a change of 1
+        # would be one sigma.
+        assert np.mean(np.abs(a - b) > 1e-3) < 0.05
+        assert np.abs(a - b).max() < 0.05
 
 
 _CHI2 = ["chi2_red_all", "chi2_red_hmasked", "n_pixel_all", "n_pixel_hmasked"]
