@@ -249,16 +249,14 @@ class Block:
             converged=np.zeros(len(rows), dtype=bool),
             at_bound=np.zeros(len(rows), dtype=bool),
         )
-        for part in self._batches(rows):
+        todo = np.flatnonzero(self.fittable[rows])
+        for begin in range(0, len(todo), _BATCH):
+            part = todo[begin : begin + _BATCH]
             x, iterations = self._explore(which, [s[part] for s in starts], rows[part])
             for start in range(0, len(part), _POLISH_BATCH):
                 some = slice(start, start + _POLISH_BATCH)
                 self._polish(which, x[some], iterations[some], rows[part[some]], out, part[some])
         return out
-
-    def _batches(self, rows: np.ndarray) -> list[np.ndarray]:
-        todo = np.flatnonzero(self.fittable[rows])
-        return [todo[begin : begin + _BATCH] for begin in range(0, len(todo), _BATCH)]
 
     def _matrices(self, which: str, rows: np.ndarray) -> torch.Tensor:
         size = self._fitter.emulator.n_basis
@@ -268,7 +266,10 @@ class Block:
         """Scaled labels of the best end of all starts, and the steps taken."""
         fitter, emulator, lsf = self._fitter, self._fitter.emulator, self._lsf[rows]
         # Single precision is enough to walk, as long as it measures from somewhere near; the end is in double.
-        center = emulator.coefficients(torch.cat([emulator.scale_labels(starts[0]).nan_to_num(), lsf], dim=1))
+        near = starts[0]
+        for start in starts[1:]:
+            near = np.where(np.isnan(near), start, near)
+        center = emulator.coefficients(torch.cat([emulator.scale_labels(near).nan_to_num(), lsf], dim=1))
         constant, linear = self._reference(which, center.float(), rows)
         problem = _Problem(
             emulator, self._matrices(which, rows), linear, center, constant, lsf, fitter._floor, fitter._ceiling
