@@ -129,7 +129,7 @@ def train(library, out, passes, seed, settings) -> None:
     from hotdask.emulator import save_emulator
     from hotdask.emulator.card import card_text
     from hotdask.emulator.training import Training, train
-    from hotdask.library.synthe import read_library
+    from hotdask.library.synthe import read_npz
     from hotdask.pipeline.progress import duration
 
     if Path(out).exists():
@@ -146,7 +146,7 @@ def train(library, out, passes, seed, settings) -> None:
             click.echo(f"train   pass {number}/{total}  loss {loss:.3f}  {left} left", err=True)
 
     normalization = None if settings is None else load_section(settings, "normalize")
-    emulator = train(read_library(library), Training(**chosen), normalization=normalization, progress=progress)
+    emulator = train(read_npz(library), Training(**chosen), normalization=normalization, progress=progress)
     residuals = emulator.card["residuals"]
     identity = save_emulator(emulator, out)
     Path(out).with_suffix(".md").write_text(card_text(emulator.card, identity), encoding="utf-8")

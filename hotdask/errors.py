@@ -31,3 +31,7 @@ class EmulatorError(HotdaskError):
 
 class RunError(HotdaskError):
     """A run directory is inconsistent, or a step of a run failed."""
+
+
+class SynthesisError(HotdaskError):
+    """One synthesis failed; a library records the reason and goes on."""

@@ -18,7 +18,7 @@ ALLOWED = {
     "library": set(),
     "emulator": {"library", "steps.normalize"},
     "steps": {"emulator"},
-    "store": set(),
+    "store": {"library.spectra", "library.synthe"},
     "report": set(),
     "information": {"emulator"},
     "simulation": {"steps", "emulator", "information", "store.lamost_writer"},

@@ -18,7 +18,7 @@ from hotdask.config import Normalize
 from hotdask.emulator.broadening import FWHM, Broadener
 from hotdask.emulator.lowrank import LowRankEmulator, relative_to_iron
 from hotdask.labels import INDEX, LABELS
-from hotdask.library.synthe import Library
+from hotdask.library.spectra import Library
 from hotdask.steps.normalize import Normalizer
 
 _MASKED_WEIGHT = 0.2

@@ -1,45 +1,21 @@
 """A library of syntheses on disk, as an ``.npz`` file: flux/continuum, continuum nodes and labels."""
 
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from hotdask.errors import InputError
 from hotdask.labels import LABEL_NAMES
+from hotdask.library.spectra import LOG_START, LOG_STEP, Library
 
-LOG_START = 3.5710
-LOG_STEP = 2e-5
 _CONTINUUM_RANGE = (3.5710, 3.9553)
 _SCALE = 60000.0
 _ARRAYS = ("residual_intensity", "continuum", "labels", "label_names")
 _RELATIVE = {f"{x}_fe": f"{x}_h" for x in ("c", "n", "o", "si", "s")}
 
 
-@dataclass(frozen=True)
-class Library:
-    """Unbroadened emergent spectra.
-
-    Attributes
-    ----------
-    flux : (n, n_fine) float32
-        Emergent flux, relative, at log10 λ_vacuum = log_start + 2e-5·i.
-    labels : (n, 11) float64
-        In the order of `hotdask.labels.LABEL_NAMES`; vsini is 0.
-    log_start : float
-        log10 of the first wavelength [Å].
-    name : str
-        The file's name.
-    """
-
-    flux: np.ndarray
-    labels: np.ndarray
-    log_start: float
-    name: str
-
-
-def read_library(path: str | Path) -> Library:
+def read_npz(path: str | Path) -> Library:
     """Read a library of syntheses.
 
     Parameters

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.interpolate import CubicSpline
 
 from hotdask.emulator.broadening import FINE_STEP, LIMB_DARKENING, Broadener, lsf_sigma, mean_lsf
-from hotdask.library.synthe import read_library
+from hotdask.library.synthe import read_npz
 from hotdask.windows import REST_LOG_START, SPEED_OF_LIGHT, rest_wavelength
 
 LOG_START, N_FINE = 3.5710, 19216
@@ -80,7 +80,7 @@ def broaden(flux: np.ndarray, vsini: float, coefficients: np.ndarray) -> np.ndar
 @pytest.fixture(scope="module")
 def syntheses(library_file):
     """The coolest synthesis, one with sharp metal lines near 10 000 K, and a hot one."""
-    library = read_library(library_file)
+    library = read_npz(library_file)
     teff = library.labels[:, 0]
     chosen = [np.argmin(np.abs(teff - t)) for t in (7200, 10000, 25000)]
     flux = library.flux[chosen].astype(np.float64)

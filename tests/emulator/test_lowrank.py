@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hotdask.emulator import load_emulator, mean_lsf
 from hotdask.emulator.lowrank import relative_to_iron
 from hotdask.labels import INDEX, LABEL_NAMES, LABELS, N_LABELS
-from hotdask.library.synthe import read_library
+from hotdask.library.synthe import read_npz
 from hotdask.windows import N_REST
 
 EMULATOR = load_emulator()
@@ -116,13 +116,13 @@ class TestOutside:
         assert EMULATOR.outside(STARS[0]).tolist() == [False]
 
     def test_every_synthesis_it_learned_from_is_inside(self, library_file):
-        library = read_library(library_file)
+        library = read_npz(library_file)
         learned = np.setdiff1d(np.arange(len(library.labels)), EMULATOR.card["held_out_members"])
         assert not EMULATOR.outside(library.labels[learned]).any()
 
     def test_hull_against_its_corners(self, library_file):
         # Pushed outward from the middle by 1 %, a corner of the convex hull is outside; pulled inward, inside.
-        library = read_library(library_file)
+        library = read_npz(library_file)
         learned = np.setdiff1d(np.arange(len(library.labels)), EMULATOR.card["held_out_members"])
         labels = library.labels[learned]
         plane = np.column_stack([np.log10(labels[:, 0]), labels[:, 1]])

@@ -16,7 +16,8 @@ from hotdask.emulator.training import SpectrumSource, Training, draw_lsf, draw_v
 from hotdask.emulator.weights import default_emulator
 from hotdask.errors import InputError
 from hotdask.labels import INDEX, LABEL_NAMES, N_LABELS
-from hotdask.library.synthe import LOG_START, LOG_STEP, Library, read_library
+from hotdask.library.spectra import LOG_START, LOG_STEP, Library
+from hotdask.library.synthe import read_npz
 from hotdask.windows import FIT_MASK, inside, rest_wavelength
 
 N_FINE = 19216
@@ -175,7 +176,7 @@ class TestLibraryFile:
     def test_read(self, arrays, tmp_path):
         path = tmp_path / "library.npz"
         np.savez(path, **arrays)
-        library = read_library(path)
+        library = read_npz(path)
         assert library.name == "library.npz"
         assert library.labels.shape == (3, N_LABELS)
         column = dict(zip(LABEL_NAMES, library.labels.T, strict=True))
@@ -197,13 +198,13 @@ class TestLibraryFile:
         del arrays[name]
         np.savez(tmp_path / "library.npz", **arrays)
         with pytest.raises(InputError, match=rf"library\.npz.*{name}.*hotdask\.library\.synthe"):
-            read_library(tmp_path / "library.npz")
+            read_npz(tmp_path / "library.npz")
 
     def test_missing_label(self, arrays, tmp_path):
         arrays["label_names"][5] = "c_h"
         np.savez(tmp_path / "library.npz", **arrays)
         with pytest.raises(InputError, match=r"'c_fe'.*missing"):
-            read_library(tmp_path / "library.npz")
+            read_npz(tmp_path / "library.npz")
 
     @pytest.mark.parametrize("content", [None, b"", b"no zip at all", b"PK\x03\x04 broken"])
     def test_no_library(self, tmp_path, content):
@@ -211,13 +212,13 @@ class TestLibraryFile:
         if content is not None:
             path.write_bytes(content)
         with pytest.raises(InputError, match=re.escape(str(path)) + r".*\.npz file of syntheses"):
-            read_library(path)
+            read_npz(path)
 
     def test_pickled_objects_are_refused(self, arrays, tmp_path):
         arrays["label_names"] = np.array(list(arrays["label_names"]), dtype=object)
         np.savez(tmp_path / "library.npz", **arrays)
         with pytest.raises(InputError, match="cannot be read as a library"):
-            read_library(tmp_path / "library.npz")
+            read_npz(tmp_path / "library.npz")
 
 
 class TestShipped:
@@ -248,7 +249,7 @@ class TestShipped:
         np.testing.assert_allclose(gram / gram[0, 0], np.eye(shipped.n_basis), atol=1e-5)
 
     def test_held_out_syntheses_have_the_residuals_of_the_card(self, shipped, library_file):
-        library = read_library(library_file)
+        library = read_npz(library_file)
         card = shipped.card
         assert (library.name, len(library.labels)) == (card["library"], card["syntheses"] + card["held_out"])
         members = np.array(card["held_out_members"])
