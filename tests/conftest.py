@@ -30,3 +30,9 @@ def hot_templates() -> Path:
 def library_file() -> Path:
     """The real synthetic library."""
     return _folder("library") / "synthe_atlas9.npz"
+
+
+@pytest.fixture(scope="session")
+def synthesis() -> Path:
+    """Folder of the real model atmospheres and line list."""
+    return _folder("synthesis")

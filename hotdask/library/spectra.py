@@ -1,6 +1,7 @@
 """What a synthesis gives, the grid a library keeps it on, and a library in memory."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -57,9 +58,12 @@ class Library:
         log10 of the first wavelength [Å].
     name : str
         The name of the file or store.
+    provenance : mapping
+        Engine, its data and the sampling, as `hotdask library build` wrote them; empty if unknown.
     """
 
     flux: np.ndarray
     labels: np.ndarray
     log_start: float
     name: str
+    provenance: Mapping = field(default_factory=dict)

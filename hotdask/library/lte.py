@@ -1,0 +1,285 @@
+"""The LTE engine: labels → atmosphere → gas → opacities → emergent spectrum."""
+
+import functools
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from scipy import constants
+
+from hotdask import __version__
+from hotdask.errors import SynthesisError
+from hotdask.labels import INDEX
+from hotdask.library import hydrogen, opacity
+from hotdask.library.abundances import abundances
+from hotdask.library.atmospheres import AtmosphereGrid, read_atmospheres
+from hotdask.library.atoms import MASSES, N_STAGES, SYMBOLS, ionization_energy
+from hotdask.library.helium import add_helium_line, replaced_lines, stark_tables
+from hotdask.library.linelist import LineList, default_damping, read_lines
+from hotdask.library.metals import add_lines
+from hotdask.library.spectra import LOG_START, LOG_STEP, N_FINE, Synthesis
+from hotdask.library.starktables import StarkLine
+from hotdask.library.state import ATOMIC_MASS, K_ERG, State, solve_state
+from hotdask.library.transfer import eddington_factors, emergent_flux
+
+SAMPLES = 5
+"""Samples of a spectrum per pixel of a library: R = 108 000."""
+_C = constants.c * 100
+_H_ERG = constants.h * 1e7
+_K_EV = constants.k / constants.e
+_THRESHOLD = 1e-3
+"""Lines are drawn where they exceed this share of the continuous opacity."""
+_EDGES = (9e8 / hydrogen.RYDBERG_H, *(1e8 * n**2 / (4 * hydrogen.RYDBERG_HE) for n in (5, 6)))
+"""Thresholds of the Paschen series and of He II [Å]: the continuum has steps there."""
+
+
+@functools.cache
+def _code_hash() -> str:
+    """SHA-256 of the engine's own modules: a version number does not tell apart what is made while it is written."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def sample_wavelength() -> np.ndarray:
+    """Vacuum wavelengths [Å] at which the engine computes."""
+    offset = (np.arange(N_FINE * SAMPLES) - (SAMPLES - 1) / 2) / SAMPLES
+    return 10 ** (LOG_START + LOG_STEP * offset)
+
+
+def planck(wavelength: np.ndarray, temperature: np.ndarray) -> np.ndarray:
+    """B_λ [erg/s/cm²/Å/sr], (n_wavelength, n_layer)."""
+    centimeter = wavelength[:, None] * 1e-8
+    return 2e-8 * _H_ERG * _C**2 / centimeter**5 / np.expm1(_H_ERG * _C / (centimeter * K_ERG * temperature))
+
+
+class LteEngine:
+    """Synthesis of hot stars' spectra in LTE, 3724-9022 Å.
+
+    Parameters
+    ----------
+    atmospheres, lines : path
+        Files for `read_atmospheres` and `read_lines`.
+    helium : {"stark", "voigt"}
+        He I and He II lines from Stark tables, or as the list's Voigt profiles (as SYNTHE draws them).
+
+    Raises
+    ------
+    InputError
+        If a file is missing or damaged.
+    SynthesisError
+        If the Stark tables are not installed.
+
+    Notes
+    -----
+    The structure of an atmosphere answers to Teff, log g and [Fe/H] only; helium and the other abundances act through
+    the equation of state and the opacities.
+    """
+
+    name = "hotdask-lte"
+
+    def __init__(self, atmospheres: str, lines: str, helium: str = "stark"):
+        if helium not in ("stark", "voigt"):
+            raise SynthesisError(f"helium lines are 'stark' or 'voigt', not {helium!r}")
+        self._grid: AtmosphereGrid = read_atmospheres(atmospheres)
+        self._list: LineList = read_lines(lines)
+        self._helium = helium
+        self._stark = stark_tables() if helium == "stark" else ()
+        self._lines = _prepare(self._list, keep_helium=not self._stark)
+
+    def provenance(self) -> dict:
+        """Version, data and their SHA-256, settings."""
+        return {
+            "engine": self.name,
+            "version": __version__,
+            "code": _code_hash(),
+            "atmospheres": {"name": self._grid.name, "sha256": self._grid.identity},
+            "lines": {"name": self._list.name, "sha256": self._list.identity},
+            "helium": self._helium,
+            "line_threshold": _THRESHOLD,
+        }
+
+    def covers(self, labels: np.ndarray) -> np.ndarray:
+        """Whether atmospheres exist, (n,) bool."""
+        labels = np.atleast_2d(labels)
+        return self._grid.covers(*(labels[:, INDEX[name]] for name in ("teff", "logg", "fe_h")))
+
+    def __call__(self, labels: np.ndarray) -> Synthesis:
+        """Synthesize one star; see `hotdask.library.engines.Engine`."""
+        labels = np.asarray(labels, dtype=np.float64)
+        atmosphere = self._grid.interpolate(*(float(labels[INDEX[name]]) for name in ("teff", "logg", "fe_h")))
+        vmic = max(float(labels[INDEX["vmic"]]), 0.0)
+        try:
+            state = solve_state(atmosphere.temperature, atmosphere.pressure, abundances(labels))
+            flux, continuum = _spectrum(state, atmosphere.rhox, vmic, self._lines, self._stark)
+        except (ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
+            raise SynthesisError(f"{type(error).__name__}: {error}, for labels {labels.tolist()}") from error
+        if not np.isfinite(flux).all():
+            raise SynthesisError(f"the flux is not finite for labels {labels.tolist()}")
+        return Synthesis(sample_wavelength(), flux, continuum)
+
+
+def _prepare(lines: LineList, *, keep_helium: bool) -> dict[str, np.ndarray]:
+    """The columns `add_lines` wants; without the helium lines that have Stark tables, unless they are kept."""
+    gamma_rad, gamma_stark, gamma_vdw = default_damping(lines, ionization_energy)
+    kept = (lines.ion <= N_STAGES) & (lines.z <= len(SYMBOLS)) & (lines.z > 1)
+    if not keep_helium:
+        kept &= ~replaced_lines(lines.z, lines.ion, lines.wavelength)
+    coarse, _ = _coarse_grid()
+    position = (np.log10(lines.wavelength) - LOG_START) / LOG_STEP * SAMPLES + (SAMPLES - 1) / 2
+    # Lines beyond the ends may still reach in.
+    kept &= (position > -2000) & (position < N_FINE * SAMPLES + 2000)
+    columns = {
+        "threshold_index": np.clip(np.searchsorted(coarse, lines.wavelength), 0, len(coarse) - 1),
+        "position": position,
+        "frequency": _C * 1e8 / lines.wavelength,
+        "strength": 10.0**lines.loggf,
+        "energy": lines.elo,
+        "ion": (lines.z - 1) * N_STAGES + lines.ion - 1,
+        "element": lines.z - 1,
+        "gamma_rad": gamma_rad,
+        "gamma_stark": gamma_stark,
+        "gamma_vdw": gamma_vdw,
+    }
+    return {
+        name: np.ascontiguousarray(values[kept], dtype=np.int64 if values.dtype.kind == "i" else np.float64)
+        for name, values in columns.items()
+    }
+
+
+@functools.cache
+def _coarse_grid() -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Wavelengths of the continuum, and where the samples lie between them."""
+    samples = sample_wavelength()
+    edges = [edge * (1 + shift) for edge in _EDGES for shift in (-1e-6, 1e-6)]
+    coarse = np.unique(np.concatenate([np.geomspace(samples[0] * 0.9999, samples[-1] * 1.0001, 600), edges]))
+    return coarse, _positions(coarse, samples)
+
+
+def _positions(nodes: np.ndarray, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    index = np.clip(np.searchsorted(nodes, samples) - 1, 0, len(nodes) - 2)
+    return index, (samples - nodes[index]) / (nodes[index + 1] - nodes[index])
+
+
+@functools.cache
+def _hydrogen_grid() -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    samples = sample_wavelength()
+    low, high = float(samples[0] * 0.9999), float(samples[-1] * 1.0001)
+    nodes = hydrogen.line_nodes(low, high)
+    return np.array([low, high]), _positions(nodes, samples)
+
+
+def _spectrum(
+    state: State, column: np.ndarray, vmic: float, lines: dict[str, np.ndarray], stark: tuple[StarkLine, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Emergent flux and continuum [erg/s/cm²/Å] at `sample_wavelength`."""
+    coarse, (index, fraction) = _coarse_grid()
+    (low, high), (hydrogen_index, hydrogen_fraction) = _hydrogen_grid()
+    temperature, density = state.temperature, state.density
+    absorption = opacity.absorption(coarse, state, dissolved=True) / density
+    scattering = opacity.scattering(coarse, state) / density
+    source = planck(coarse, temperature)
+    factor, surface = _factors(coarse, absorption, scattering, source, column)
+
+    hydrogen_lines = hydrogen.line_absorption(low, high, state, vmic).T / density
+    nodes = hydrogen.line_nodes(low, high)
+    hydrogen_lines *= 1 - np.exp(-_H_ERG * _C * 1e8 / (nodes[:, None] * K_ERG * temperature))
+
+    metal_lines = np.zeros((len(temperature), len(index)))
+    masses = MASSES * ATOMIC_MASS
+    doppler = np.sqrt(2 * K_ERG * temperature / masses[:, None] + (vmic * 1e5) ** 2) / _C
+    perturbers = (state.hydrogen + 0.42 * state.ions[1, 0]) * (temperature / 1e4) ** 0.3
+    add_lines(
+        metal_lines,
+        _THRESHOLD * absorption,
+        **lines,
+        ln_step=np.log(10) * LOG_STEP / SAMPLES,
+        population=state.ions.reshape(-1, len(temperature)) / density,
+        doppler=doppler,
+        inverse_kt=1 / (_K_EV * temperature),
+        electrons=state.electron_density,
+        perturbers=perturbers,
+    )
+    for line in stark:
+        _add_helium(metal_lines, line, state, vmic, absorption[np.searchsorted(coarse, line.wavelength)])
+    flux = emergent_flux(
+        metal_lines,
+        np.ascontiguousarray(hydrogen_lines),
+        hydrogen_index,
+        hydrogen_fraction,
+        absorption,
+        scattering,
+        source,
+        factor,
+        surface,
+        index,
+        fraction,
+        column,
+    )
+    # The same without lines: its own nodes, in steps the levels' edges cut sharply.
+    edged = opacity.absorption(coarse, state, dissolved=False) / density
+    everywhere = (
+        np.minimum(np.arange(len(coarse)), len(coarse) - 2),
+        (np.arange(len(coarse)) == len(coarse) - 1) * 1.0,
+    )
+    none = np.zeros((2, len(temperature)))
+    continuum = emergent_flux(
+        np.zeros((len(temperature), len(coarse))),
+        none,
+        np.zeros(len(coarse), dtype=np.int64),
+        np.zeros(len(coarse)),
+        edged,
+        scattering,
+        source,
+        factor,
+        surface,
+        *everywhere,
+        column,
+    )
+    continuum = continuum[index] + fraction * (continuum[index + 1] - continuum[index])
+    return np.pi * flux, np.pi * continuum
+
+
+def _add_helium(lines: np.ndarray, line: StarkLine, state: State, vmic: float, absorption: np.ndarray) -> None:
+    """Add a helium line that has a Stark table to the opacity of lines (n_layer, n_wavelength) [cm²/g]."""
+    temperature = state.temperature
+    frequency = _C * 1e8 / line.wavelength
+    number = state.ions[1, line.ion - 1] * line.g_lower * np.exp(-line.elo_ev / (_K_EV * temperature))
+    stimulated = 1 - np.exp(-_H_ERG * frequency / (K_ERG * temperature))
+    amplitude = 0.02654008 * line.f * number * stimulated / state.density
+    if line.ion == 2:
+        amplitude *= hydrogen.occupation(float(line.upper), 2, state)
+    doppler = np.sqrt(2 * K_ERG * temperature / (MASSES[1] * ATOMIC_MASS) + (vmic * 1e5) ** 2)
+    # In the engine's order the wavelengths of a layer lie together.
+    add_helium_line(
+        lines.T,
+        sample_wavelength(),
+        amplitude,
+        np.log10(state.electron_density),
+        temperature,
+        doppler,
+        line,
+        1e-4 * absorption,
+    )
+
+
+def _factors(
+    coarse: np.ndarray, absorption: np.ndarray, scattering: np.ndarray, source: np.ndarray, column: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Eddington factors, at every fortieth wavelength and between."""
+    chosen = np.unique(np.append(np.arange(0, len(coarse), 40), len(coarse) - 1))
+    factors, surfaces = [], []
+    for i in chosen:
+        total = absorption[i] + scattering[i]
+        tau = np.concatenate([[total[0] * column[0]], np.diff(column) * (total[1:] + total[:-1]) / 2]).cumsum()
+        factor, surface = eddington_factors(tau, absorption[i] / total, source[i])
+        factors.append(factor)
+        surfaces.append(surface)
+    where = np.interp(np.arange(len(coarse)), chosen, np.arange(len(chosen)))
+    index = np.minimum(where.astype(int), len(chosen) - 2)
+    rest = (where - index)[:, None]
+    factors = np.array(factors)
+    return factors[index] + rest * (factors[index + 1] - factors[index]), np.interp(
+        where, np.arange(len(chosen)), surfaces
+    )
