@@ -160,10 +160,110 @@ class Settings(_Section):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def explain(error: ValidationError, source: str) -> SettingsError:
-    """Turn pydantic's report into one sentence per setting."""
+_READER = {"medium", "unit", "columns", "skip", "continuum"}
+_ENGINES: dict[str, tuple[set[str], set[str]]] = {
+    "lte": ({"atmospheres", "lines"}, {"helium"}),
+    "function": ({"function"}, set()),
+    "program": ({"command", "output", "medium"}, {"templates", "timeout", "converged", "log", "solar", *_READER}),
+    "finished": ({"table", "medium"}, _READER),
+}
+"""For each kind of engine the settings it needs, and those it takes besides."""
+
+
+class Engine(_Section):
+    """What makes the spectra of a library; each kind has its own settings."""
+
+    kind: Literal["lte", "function", "program", "finished"] = Field(description="where spectra come from")
+    name: str | None = Field(None, min_length=1, description="what the library's card calls it")
+    atmospheres: str | None = Field(None, description="lte: model atmospheres")
+    lines: str | None = Field(None, description="lte: line list")
+    helium: Literal["stark", "voigt"] = Field("stark", description="lte: profiles of helium lines")
+    function: str | None = Field(None, description="function: module:function, imported and run on every worker")
+    command: tuple[str, ...] = Field((), description="program: the program and its arguments")
+    templates: tuple[str, ...] = Field((), description="program: templates of its input files")
+    output: str | None = Field(None, description="program: the file it writes its spectrum to")
+    timeout: float = Field(3600.0, gt=0, description="program: stopped after this time [s]")
+    converged: str | None = Field(None, description="program: regular expression to be found in its log")
+    log: str | None = Field(None, description="program: file of its log; default: what it prints")
+    solar: dict[str, float] = Field({}, description="program: log10 N/N_tot in the Sun by lower-case symbol")
+    table: str | None = Field(None, description="finished: table (.csv, .parquet, .fits) of labels and paths")
+    medium: Literal["air", "vacuum"] | None = Field(None, description="program, finished: of the wavelengths")
+    unit: Literal["angstrom", "nm", "um"] = Field("angstrom", description="program, finished: of the wavelengths")
+    columns: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0, 1), min_length=2, max_length=3, description="program, finished: wavelength, flux[, continuum], from 0"
+    )
+    skip: int = Field(0, ge=0, description="program, finished: lines before the first row")
+    continuum: str | None = Field(None, description="program, finished: a file with the continuum")
+
+    @model_validator(mode="after")
+    def _of_its_kind(self):
+        needed, taken = _ENGINES[self.kind]
+        missing = sorted(n for n in needed if not getattr(self, n))
+        if missing:
+            if self.kind == "lte":
+                missing.append("which Kurucz publishes (kurucz.harvard.edu: ap*.dat decks, gfall lists), or .npz files")
+            raise ValueError(f"kind = '{self.kind}' needs {', '.join(missing)}")
+        given = {n for n, field in type(self).model_fields.items() if getattr(self, n) != field.default}
+        foreign = sorted(given - needed - taken - {"kind", "name"})
+        if foreign:
+            raise ValueError(f"kind = '{self.kind}' has no {', '.join(foreign)}; leave them out")
+        return self
+
+
+class LabelSampling(_Section):
+    """Where in label space a library is made; finished spectra bring their own labels."""
+
+    n: int = Field(5000, ge=1, description="syntheses")
+    seed: int = Field(1, ge=0, description="another seed, another library")
+    ranges: dict[str, Range] = Field(
+        {}, description="lowest and highest value by label, or by c_fe, n_fe, o_fe, si_fe, s_fe; default: Table 1"
+    )
+    teff_power: float = Field(0.3, allow_inf_nan=False, description="density in log Teff goes as Teff to minus this")
+    metal_rich: float = Field(0.5, ge=0, le=1, description="share drawn evenly above [Fe/H] = -1")
+    solar_like: float = Field(0.5, ge=0, le=1, description="share of each [X/Fe] drawn around 0, sigma 0.5 dex")
+    isochrones: str | None = Field(
+        None, description="table of isochrones: Teff, log g and [Fe/H] uniform in evolutionary phase"
+    )
+
+
+class LibrarySettings(_Section):
+    """Everything a spectral library depends on.
+
+    Examples
+    --------
+    >>> LibrarySettings(out="LIB.zarr", engine={"kind": "function", "function": "my.module:star"}).sampling.n
+    5000
+    """
+
+    out: Annotated[str, Field(min_length=1, description="the library, a Zarr store")]
+    engine: Engine
+    sampling: LabelSampling = LabelSampling()
+    cluster: Cluster = Cluster()
+
+    def absolute(self) -> "LibrarySettings":
+        """The same settings with paths that hold from any folder."""
+        engine = {
+            name: path and os.path.abspath(path)
+            for name, path in ((n, getattr(self.engine, n)) for n in ("atmospheres", "lines", "table"))
+        }
+        engine["templates"] = tuple(os.path.abspath(path) for path in self.engine.templates)
+        isochrones = self.sampling.isochrones
+        return self.model_copy(
+            update={
+                "out": os.path.abspath(self.out),
+                "engine": self.engine.model_copy(update=engine),
+                "sampling": self.sampling.model_copy(update={"isochrones": isochrones and os.path.abspath(isochrones)}),
+            }
+        )
+
+
+_RUN_LISTS = "`settings.toml` in the folder of any run lists all"
+
+
+def explain(error: ValidationError, source: str, *, listed: str = _RUN_LISTS) -> SettingsError:
+    """Turn pydantic's report into one sentence per setting; ``listed`` says where all settings are."""
     plain = {
-        "extra_forbidden": "unknown setting; `settings.toml` in the folder of any run lists all",
+        "extra_forbidden": f"unknown setting; {listed}",
         "missing": "not given; it has no default",
     }
     options = {"out": " (--out RUN)", "input": " (--spectra PATTERN or --table FILE)"}
@@ -220,6 +320,27 @@ def _read_toml(path: str | Path) -> dict:
 
 def make_settings(data: dict, *, source: str = "settings", **overrides) -> Settings:
     """Settings from nested dictionaries, with overrides as in `load_settings`."""
+    try:
+        return Settings.model_validate(_override(data, overrides))
+    except ValidationError as error:
+        raise explain(error, source) from error
+
+
+def load_library_settings(path: str | Path, **overrides) -> LibrarySettings:
+    """Read the settings of a spectral library from a TOML file; overrides as in `load_settings`.
+
+    Raises
+    ------
+    SettingsError
+        As `load_settings`.
+    """
+    try:
+        return LibrarySettings.model_validate(_override(_read_toml(path), overrides))
+    except ValidationError as error:
+        raise explain(error, str(path), listed="see `hotdask library build -h`") from error
+
+
+def _override(data: dict, overrides: dict) -> dict:
     data = {k: dict(v) if isinstance(v, dict) else v for k, v in data.items()}
     for name, value in overrides.items():
         if value is not None:
@@ -228,10 +349,7 @@ def make_settings(data: dict, *, source: str = "settings", **overrides) -> Setti
                 data.setdefault(section, {})[key] = value
             else:
                 data[section] = value
-    try:
-        return Settings.model_validate(data)
-    except ValidationError as error:
-        raise explain(error, source) from error
+    return data
 
 
 def dump_settings(settings: Settings) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import tomllib
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hotdask import config, windows
-from hotdask.config import Fit, Settings, dump_settings, load_settings, make_settings
+from hotdask.config import Fit, Settings, dump_settings, load_library_settings, load_settings, make_settings
 from hotdask.errors import SettingsError
 
 MINIMAL = {"out": "RUN", "input": {"spectra": "data/**/*.fits*"}}
@@ -243,3 +244,9 @@ class TestFingerprint:
 def test_sections_stand_for_themselves():
     for section in (config.Cube, config.Normalize, config.Fit, config.Catalog, config.Cluster, config.Report):
         assert section() == getattr(make_settings(MINIMAL), section.__name__.lower())
+
+
+def test_library_settings_of_the_repository():
+    found = load_library_settings(Path(__file__).parents[1] / "deploy" / "local" / "library.toml")
+    assert found.engine.kind == "lte"
+    assert found.sampling.n >= 5000

@@ -17,6 +17,9 @@ _DASK = {
     "distributed.deploy.lost-worker-timeout": "120s",
     "distributed.scheduler.no-workers-timeout": "300s",
     "distributed.scheduler.allowed-failures": 3,
+    # Distributed has workers give memory back after every array; what is asked for again at once costs twice the time.
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**28,
+    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**28,
 }
 
 
