@@ -68,7 +68,7 @@ _STYLE = {
     "svg.fonttype": "path",
     "svg.hashsalt": "hotdask",
 }
-_styled = matplotlib.rc_context(_STYLE)
+styled = matplotlib.rc_context(_STYLE)
 """Decorates whatever builds or draws a figure: legends and ticks take their style when they are made."""
 
 _UNITS = {"dex(cm/s2)": "dex(cm s$^{-2}$)", "km/s": "km s$^{-1}$", "Angstrom": "Å"}
@@ -180,7 +180,7 @@ def need_columns(frame: pd.DataFrame, names: Sequence[str], what: str) -> None:
         raise RunError(f"the {what} lacks the columns {missing}; write it with this version of hotdask")
 
 
-@_styled
+@styled
 def svg_uri(figure: Figure) -> str:
     """The figure as an SVG data URI, for figures of few marks; the same figure always gives the same text."""
     buffer = io.StringIO()
@@ -191,7 +191,7 @@ def svg_uri(figure: Figure) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(svg.strip().encode()).decode()
 
 
-@_styled
+@styled
 def png_uri(figure: Figure) -> str:
     """The figure as a PNG data URI at twice the layout resolution, for figures of many marks."""
     figure.set_dpi(2 * CSS_PIXELS)
@@ -205,8 +205,8 @@ def png_uri(figure: Figure) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-@_styled
-def _figure(size: tuple[float, float], *, panels: int = 1, bar: bool = False) -> tuple[Figure, list[Axes]]:
+@styled
+def blank_figure(size: tuple[float, float], *, panels: int = 1, bar: bool = False) -> tuple[Figure, list[Axes]]:
     """A figure with its panels one below the other and, last in the list, the axes of a color bar if there is one.
 
     Margins are set in inches: an automatic layout draws everything three times, and this way the frames of figures
@@ -231,11 +231,13 @@ def _note(axes: Axes, text: str = "nothing to draw") -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GRAY)
 
 
-def _grouped(value: float, _position=None) -> str:
+def grouped(value: float, _position=None) -> str:
+    """A whole number with its thousands apart; also what an axis calls for its ticks."""
     return f"{value:,.0f}".replace(",", "\u2009")
 
 
-def _teff_axis(axes: Axes, teff: np.ndarray, *, reverse: bool = True) -> None:
+def teff_axis(axes: Axes, teff: np.ndarray, *, reverse: bool = True) -> None:
+    """Make the x axis one of temperature: logarithmic, around the values, hot stars to the left unless told not to."""
     axes.set_xscale("log")
     if teff.size:
         low, high = float(teff.min()) / 1.03, float(teff.max()) * 1.03
@@ -246,7 +248,7 @@ def _teff_axis(axes: Axes, teff: np.ndarray, *, reverse: bool = True) -> None:
                 ticks.append(tick)
         axes.set_xticks(sorted(ticks) or [float(np.sqrt(low * high))])
         axes.set_xlim((high, low) if reverse else (low, high))
-    axes.xaxis.set_major_formatter(FuncFormatter(_grouped))
+    axes.xaxis.set_major_formatter(FuncFormatter(grouped))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.minorticks_off()
     axes.tick_params(axis="x", labelsize=8)
@@ -274,7 +276,7 @@ def _robust_limits(values: np.ndarray, *, tail: float = 0.5, pad: float = 0.08) 
     return float(low - pad * width), float(high + pad * width)
 
 
-def _color_bar(figure: Figure, marks, axes: Axes, title: str, **options) -> None:
+def color_bar(figure: Figure, marks, axes: Axes, title: str, **options) -> None:
     bar = figure.colorbar(marks, cax=axes, **options)
     bar.set_label(title)
     bar.outline.set_visible(False)
@@ -285,7 +287,7 @@ def _density(axes: Axes, x: np.ndarray, y: np.ndarray) -> PolyCollection:
     return axes.hexbin(x, y, gridsize=(46, 30), xscale="log", bins="log", mincnt=1, cmap=DENSITY_MAP, linewidths=0.15)
 
 
-@_styled
+@styled
 def kiel_diagram(catalog: pd.DataFrame) -> Figure:
     """Kiel diagram of the sample: log g against Teff, both reversed, colored by [Fe/H].
 
@@ -300,7 +302,7 @@ def kiel_diagram(catalog: pd.DataFrame) -> Figure:
         Points, or cells with the median [Fe/H] above `HEXBIN_ABOVE` spectra.
     """
     teff, logg, fe_h = _sample(catalog, "teff", "logg", "fe_h")
-    figure, (axes, bar) = _figure((4.8, 4.2), bar=True)
+    figure, (axes, bar) = blank_figure((4.8, 4.2), bar=True)
     axes.set_ylabel(axis_title("logg"))
     if not teff.size:
         _note(axes, "no spectrum in the sample")
@@ -321,31 +323,31 @@ def kiel_diagram(catalog: pd.DataFrame) -> Figure:
             )
         else:
             marks = axes.scatter(teff, logg, c=fe_h, s=9, linewidths=0, alpha=0.85, **color)
-        _color_bar(
+        color_bar(
             figure, marks, bar, axis_title("fe_h", prefix="median " if teff.size > HEXBIN_ABOVE else ""), extend="both"
         )
-    _teff_axis(axes, teff)
+    teff_axis(axes, teff)
     axes.invert_yaxis()
     return figure
 
 
-@_styled
+@styled
 def snr_histogram(catalog: pd.DataFrame) -> Figure:
     """Distribution of the S/N per pixel in g, of all spectra and of the sample."""
     need_columns(catalog, ("snr_g", "in_sample"), "catalog")
     snr = catalog["snr_g"].to_numpy(np.float64)
     usable = np.isfinite(snr) & (snr > 0)
-    figure, (axes,) = _figure(SMALL)
+    figure, (axes,) = blank_figure(SMALL)
     if not usable.any():
         _note(axes)
     else:
         sample = catalog["in_sample"].to_numpy(bool)
         low, high = snr[usable].min(), snr[usable].max()
         bins = np.geomspace(low / 1.001, max(high * 1.001, low * 1.1), 41)
-        axes.hist(snr[usable], bins, color=PALE, label=f"all ({_grouped(usable.sum())})")
+        axes.hist(snr[usable], bins, color=PALE, label=f"all ({grouped(usable.sum())})")
         inside = usable & sample
         axes.hist(
-            snr[inside], bins, histtype="step", color=BLUE, lw=1.4, label=f"in the sample ({_grouped(inside.sum())})"
+            snr[inside], bins, histtype="step", color=BLUE, lw=1.4, label=f"in the sample ({grouped(inside.sum())})"
         )
         axes.legend(loc="upper left")
         axes.set_ylim(0, axes.get_ylim()[1] * 1.18)
@@ -354,7 +356,7 @@ def snr_histogram(catalog: pd.DataFrame) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def chi2_distribution(catalog: pd.DataFrame, *, limit: float = 10.0) -> Figure:
     """Distributions of the reduced chi-square and of chi2ratio, of the sample.
 
@@ -367,7 +369,7 @@ def chi2_distribution(catalog: pd.DataFrame, *, limit: float = 10.0) -> Figure:
     """
     (chi2,) = _sample(catalog, "chi2_red")
     (ratio,) = _sample(catalog, "chi2ratio")
-    figure, (upper, lower) = _figure((4.8, 4.8), panels=2)
+    figure, (upper, lower) = blank_figure((4.8, 4.8), panels=2)
     chi2 = chi2[chi2 > 0]
     if chi2.size:
         low, high = np.log10(chi2.min()), np.log10(chi2.max())
@@ -388,7 +390,7 @@ def chi2_distribution(catalog: pd.DataFrame, *, limit: float = 10.0) -> Figure:
         lower.hist(np.clip(ratio, -5, top - 1e-9), np.linspace(-5, top, 61), color=SKY, log=True)
         lower.axvline(limit, color=VERMILION, lw=1.2, ls="--")
         lower.set_xlim(-5, top)
-        lower.set_title(f"limit {limit:g}: {_grouped(above)} above", fontsize=8, color=VERMILION, loc="right")
+        lower.set_title(f"limit {limit:g}: {grouped(above)} above", fontsize=8, color=VERMILION, loc="right")
     else:
         _note(lower)
     upper.set_xlabel("reduced $\\chi^2$")
@@ -431,7 +433,7 @@ ERROR_GROUPS: tuple[tuple[str, ...], ...] = (("teff",), ("logg",), ("vmic",), ("
 """Labels that share an axis in `error_against_snr`."""
 
 
-@_styled
+@styled
 def error_against_snr(catalog: pd.DataFrame, names: Sequence[str]) -> Figure:
     """Median error of labels of one unit against S/N, of the sample.
 
@@ -442,7 +444,7 @@ def error_against_snr(catalog: pd.DataFrame, names: Sequence[str]) -> Figure:
     names : sequence of str
         Labels that share an axis, e.g. one of `ERROR_GROUPS`.
     """
-    figure, (axes,) = _figure(DENSE)
+    figure, (axes,) = blank_figure(DENSE)
     drawn = 0
     single = len(names) == 1
     for name, color, marker in zip(names, (BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE), "osD^vP", strict=False):
@@ -470,16 +472,16 @@ def error_against_snr(catalog: pd.DataFrame, names: Sequence[str]) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def vsini_teff(catalog: pd.DataFrame) -> Figure:
     """Projected rotation velocity against Teff, of the sample."""
     teff, vsini = _sample(catalog, "teff", "vsini")
     many = teff.size > HEXBIN_ABOVE
-    figure, (axes, *bar) = _figure(SMALL, bar=many)
+    figure, (axes, *bar) = blank_figure(SMALL, bar=many)
     if not teff.size:
         _note(axes, "no spectrum in the sample")
     elif many:
-        _color_bar(figure, _density(axes, teff, vsini), *bar, "spectra per cell")
+        color_bar(figure, _density(axes, teff, vsini), *bar, "spectra per cell")
     else:
         axes.scatter(teff, vsini, s=8, color=BLUE, alpha=0.5, linewidths=0)
     if teff.size:
@@ -487,12 +489,12 @@ def vsini_teff(catalog: pd.DataFrame) -> Figure:
         axes.plot(center, middle, color=VERMILION, lw=1.8, label="running median")
         axes.set_ylim(min(0.0, float(vsini.min())), _robust_limits(vsini, tail=0.1)[1])
         axes.legend(loc="upper right")
-    _teff_axis(axes, teff)
+    teff_axis(axes, teff)
     axes.set_ylabel(axis_title("vsini"))
     return figure
 
 
-@_styled
+@styled
 def recovered_against_true(merged: pd.DataFrame, name: str) -> Figure:
     """Fitted minus true value of one label against the true Teff, of a simulated survey.
 
@@ -515,7 +517,7 @@ def recovered_against_true(merged: pd.DataFrame, name: str) -> Figure:
     finite = np.isfinite(teff) & np.isfinite(difference)
     teff, difference = teff[finite], difference[finite]
     many = teff.size > HEXBIN_ABOVE
-    figure, (axes,) = _figure(DENSE)
+    figure, (axes,) = blank_figure(DENSE)
     if not teff.size:
         _note(axes)
     else:
@@ -536,11 +538,11 @@ def recovered_against_true(merged: pd.DataFrame, name: str) -> Figure:
         beyond = int((~shown).sum())
         axes.set_title(
             f"scatter {robust_scatter(difference):.3g} {unit}".rstrip()
-            + (f"; {_grouped(beyond)} beyond the axis" if beyond else ""),
+            + (f"; {grouped(beyond)} beyond the axis" if beyond else ""),
             fontsize=8.5,
             loc="left",
         )
-    _teff_axis(axes, teff)
+    teff_axis(axes, teff)
     axes.set_xlabel("true " + axis_title("teff"))
     axes.set_ylabel(axis_title(name, prefix="fitted − true "))
     return figure
@@ -583,10 +585,10 @@ def repeat_pulls(catalog: pd.DataFrame, *, snr_tolerance: float = 0.2) -> pd.Dat
     return pd.DataFrame(difference / combined, columns=names)
 
 
-@_styled
+@styled
 def repeat_figure(pulls: pd.DataFrame) -> Figure:
     """Scatter of `repeat_pulls` per label: 1 where the errors describe the repeat visits."""
-    figure, (axes,) = _figure((3.9, 3.3))
+    figure, (axes,) = blank_figure((3.9, 3.3))
     scatter = np.array([robust_scatter(pulls[lb.name].to_numpy()) for lb in LABELS])
     rows = np.arange(len(LABELS))
     axes.hlines(rows, 1, np.nan_to_num(scatter, nan=1.0), color=SKY, lw=2)
@@ -599,7 +601,7 @@ def repeat_figure(pulls: pd.DataFrame) -> Figure:
     return figure
 
 
-def _bounds(window) -> tuple[float, float, str]:
+def vacuum_bounds(window) -> tuple[float, float, str]:
     """Vacuum bounds [Å] and name of a window, given as `Window` or as the air (low, high) of one."""
     if not isinstance(window, Window):
         low, high = window
@@ -677,7 +679,7 @@ def _name_windows(axes: Axes, spans: list[tuple[float, float, str, str]], low: f
             )
 
 
-@_styled
+@styled
 def spectrum_figure(
     wavelength: np.ndarray,
     flux: np.ndarray,
@@ -725,14 +727,14 @@ def spectrum_figure(
     with np.errstate(invalid="ignore"):
         residual = (data - model_all) * np.sqrt(np.maximum(ivar, 0))
     spans = [
-        *((*_bounds(w), "#A04000") for w in hydrogen),
-        *((*_bounds(w), "#555555") for w in mask),
+        *((*vacuum_bounds(w), "#A04000") for w in hydrogen),
+        *((*vacuum_bounds(w), "#555555") for w in mask),
     ]
     for i, ((upper, lower), (low, high)) in enumerate(zip(pairs, PANELS, strict=True)):
         here = (wavelength >= low) & (wavelength <= high)
         for axes in (upper, lower):
             for windows_, color, alpha in ((hydrogen, ORANGE, 0.16), (mask, "#808080", 0.24)):
-                for a, b, _ in map(_bounds, windows_):
+                for a, b, _ in map(vacuum_bounds, windows_):
                     if b > low and a < high:
                         axes.axvspan(max(a, low), min(b, high), color=color, alpha=alpha, lw=0)
         x = wavelength[here]

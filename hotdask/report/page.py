@@ -1,25 +1,18 @@
 """The report of a run: one HTML page that needs no network and no other file."""
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
-from matplotlib.figure import Figure
 
 from hotdask import schema, windows
 from hotdask.errors import RunError
 from hotdask.flags import DESCRIPTIONS, Flag
 from hotdask.labels import INDEX, LABEL_NAMES, LABELS
 from hotdask.report import figures
-
-_LONG = 160
-"""Texts longer than this are folded away."""
+from hotdask.report.formats import format_measurement, format_number, symbol_html, unit_html
+from hotdask.report.render import Picture, fact_groups, picture, render
 
 _MIN_PAIRS = 10
 """Fewer repeat pairs than this say nothing about the errors."""
@@ -61,106 +54,6 @@ class SpectrumView:
     chi2_red: float
     flags: int
     title: str
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure as the page needs it: data URI, size in CSS pixels, the words for those who cannot see it, a caption."""
-
-    uri: str
-    width: int
-    height: int
-    alt: str
-    caption: str
-
-
-def picture(figure: Figure, *, alt: str, caption: str = "", many: bool = False) -> Picture:
-    """Encode a figure: PNG if it has many marks, SVG otherwise."""
-    width, height = (round(v * figures.CSS_PIXELS) for v in figure.get_size_inches())
-    return Picture((figures.png_uri if many else figures.svg_uri)(figure), width, height, alt, caption)
-
-
-def symbol_html(name: str) -> Markup:
-    """A label's symbol as HTML.
-
-    Examples
-    --------
-    >>> str(symbol_html("teff")), str(symbol_html("vsini"))
-    ('<i>T</i><sub>eff</sub>', '<i>v</i>\u2009sin\u2009<i>i</i>')
-    """
-    symbol = LABELS[INDEX[name]].symbol
-    if "$" not in symbol:
-        return escape(symbol)
-    text = symbol.replace("$", "").replace("\\,", "\u2009")
-    text = re.sub(r"_\{\\rm (\w+)\}", r"<sub>\1</sub>", text)
-    text = re.sub(r"\\(log|sin) ?", "<r>\\1</r>\u2009", text)
-    # What is left outside tags is variables, set in italics.
-    parts = re.split(r"(<sub>.*?</sub>|<r>.*?</r>)", text)
-    out = "".join(p if p.startswith("<") else re.sub(r"([A-Za-z])", r"<i>\1</i>", p) for p in parts)
-    return Markup(out.replace("<r>", "").replace("</r>", "").replace("\u2009\u2009", "\u2009"))
-
-
-def unit_html(name: str) -> Markup:
-    """A label's unit as HTML, empty for a pure number.
-
-    Examples
-    --------
-    >>> str(unit_html("vsini"))
-    'km\u2009s<sup>−1</sup>'
-    """
-    known = {
-        "km/s": "km\u2009s<sup>−1</sup>",
-        "dex(cm/s2)": "dex(cm\u2009s<sup>−2</sup>)",
-        "Angstrom": "Å",
-    }
-    unit = LABELS[INDEX[name]].unit
-    return Markup(known[unit]) if unit in known else escape(unit)
-
-
-def format_number(value: float, digits: int = 3) -> str:
-    """A number with some significant digits, thousands apart; a dash if it is not finite.
-
-    Examples
-    --------
-    >>> format_number(12345.6), format_number(-0.01234), format_number(float("nan"))
-    ('12\u2009346', '−0.0123', '–')
-    """
-    if not np.isfinite(value):
-        return "–"
-    if value == 0:
-        return "0"
-    decimals = max(0, digits - 1 - int(np.floor(np.log10(abs(value)))))
-    return f"{value:,.{decimals}f}".replace(",", "\u2009").replace("-", "−")
-
-
-def format_beside(value: float, scale: float) -> str:
-    """A number to as many decimals as `format_number` gives another one, so that 0.00004 beside 0.1 is 0.
-
-    Examples
-    --------
-    >>> format_beside(-0.00004, 0.108), format_beside(-12.3, 182.0)
-    ('0.000', '−12')
-    """
-    if not np.isfinite(value) or not np.isfinite(scale) or scale == 0:
-        return format_number(value)
-    decimals = max(0, 2 - int(np.floor(np.log10(abs(scale)))))
-    return f"{round(value, decimals) + 0.0:,.{decimals}f}".replace(",", "\u2009").replace("-", "−")
-
-
-def format_measurement(value: float, error: float) -> str:
-    """Value ± error, both to two significant digits of the error.
-
-    Examples
-    --------
-    >>> format_measurement(10234.4, 87.3), format_measurement(-0.1234, 0.0456)
-    ('10\u2009234 ± 87', '−0.123 ± 0.046')
-    >>> format_measurement(4.12345, float("nan"))
-    '4.12'
-    """
-    if not (np.isfinite(value) and np.isfinite(error) and error > 0):
-        return format_number(value)
-    decimals = int(np.clip(1 - int(np.floor(np.log10(error))), 0, 6))
-    return f"{value:,.{decimals}f} ± {error:,.{decimals}f}".replace(",", "\u2009").replace("-", "−")
 
 
 def join_truth(catalog: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
@@ -307,30 +200,15 @@ def build_report(
         "counts": _counts(catalog, rejects),
         "sample_figures": _sample_figures(catalog, max_chi2ratio=max_chi2ratio),
         "error_figures": _error_figures(catalog, snr_tolerance=snr_tolerance),
-        "scaling": _provenance(scaling or {}, scalars_named="error scaling"),
+        "scaling": fact_groups(scaling or {}, scalars_named="error scaling"),
         "recovery": recovery,
         "recovered": recovered,
         "spectra": [_spectrum(view, i, mask=mask, hydrogen=hydrogen) for i, view in enumerate(spectra, 1)],
         "rejects": _reject_rows(rejects, reasons or {}),
         "flags": _flag_rows(catalog),
-        "provenance": _provenance(provenance or {}),
+        "provenance": fact_groups(provenance or {}),
     }
-    return _environment().get_template("template.html").render(context)
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["count"] = lambda n: f"{n:,}".replace(",", "\u2009")
-    environment.filters["number"] = format_number
-    environment.filters["beside"] = format_beside
-    environment.filters["percent"] = lambda share: f"{100 * share:.1f}\u2009%"
-    return environment
+    return render("run.html", context)
 
 
 def _counts(catalog: pd.DataFrame, rejects: pd.DataFrame) -> list[dict]:
@@ -381,39 +259,6 @@ def _reject_rows(rejects: pd.DataFrame, reasons: Mapping[str, str]) -> list[dict
             }
         )
     return sorted(rows, key=lambda row: (-row["n"], row["reason"]))
-
-
-def _text(value) -> str:
-    if isinstance(value, bool | str) or value is None:
-        return "" if value is None else str(value)
-    if isinstance(value, float | np.floating):
-        return f"{float(value):.6g}"
-    if isinstance(value, int | np.integer):
-        return str(int(value))
-    return json.dumps(value, ensure_ascii=False, default=str)
-
-
-def _provenance(mapping: Mapping, *, scalars_named: str = "run") -> list[dict]:
-    """Groups of (name, text) rows: scalars first, then one group per nested mapping, deeper names dotted."""
-    groups: list[dict] = []
-
-    def rows_of(items: Mapping, prefix: str = "") -> list[dict]:
-        rows = []
-        for key, value in items.items():
-            if isinstance(value, Mapping):
-                rows += rows_of(value, f"{prefix}{key}.")
-            else:
-                text = _text(value)
-                rows.append({"name": f"{prefix}{key}", "text": text, "long": "\n" in text or len(text) > _LONG})
-        return rows
-
-    scalars = {k: v for k, v in mapping.items() if not isinstance(v, Mapping)}
-    if scalars:
-        groups.append({"name": scalars_named, "rows": rows_of(scalars)})
-    for key, value in mapping.items():
-        if isinstance(value, Mapping) and value:
-            groups.append({"name": str(key).replace("_", " "), "rows": rows_of(value)})
-    return groups
 
 
 def _sample_figures(catalog: pd.DataFrame, *, max_chi2ratio: float) -> list[Picture]:
