@@ -1,8 +1,22 @@
 """The card of an emulator as text: what it learned from, how well it does, how to make it again."""
 
+import json
 from collections.abc import Mapping
 
+from hotdask.config import Normalize
 from hotdask.labels import ABUNDANCES, LABELS
+
+_NETWORK = {
+    "lowrank": "Low-rank network ({hidden} → {hidden} → {n_basis} coefficients of a basis)",
+    "perpixel": "One network (17 → {hidden} → {hidden} → 1) for each pixel",
+}
+_TELLING = {"kind", "helium", "n", "seed", "ranges", "teff_power", "metal_rich", "solar_like"}
+"""Settings of a library that make it what it is wherever it is made; paths do not."""
+_LIMIT = {
+    "basis": "the basis: more coefficients would help",
+    "network": "the network or its training: what remains on syntheses it learned",
+    "library": "the library: syntheses it never saw are worse than those it learned",
+}
 
 
 def card_text(card: Mapping, identity: str) -> str:
@@ -11,34 +25,28 @@ def card_text(card: Mapping, identity: str) -> str:
     Parameters
     ----------
     card : mapping
-        ``LowRankEmulator.card``.
+        ``card`` of an emulator made by `hotdask.emulator.training.train`.
     identity : str
         Its id: the first 16 hex digits of the file's SHA-256.
     """
-    residuals, training = card["residuals"], card["training"]
+    training = card["training"]
     low, high = training["resolving_power"]
     lines = [
         f"# Emulator {identity}",
         "",
-        f"Low-rank network, trained {card['date']} on {card['syntheses']} syntheses of `{card['library']}`;",
-        f"{card['held_out']} held out and never seen. Each of {training['passes']} passes drew afresh, for every one,",
-        f"a vsini of 0-{training['max_vsini']:.0f} km/s and a resolving power of {low:.0f}-{high:.0f} in each arm.",
+        f"{_NETWORK[card['architecture']].format(**training)}, trained {card['date']}",
+        f"on {card['syntheses']} syntheses of `{card['library']}` (SHA-256 {card['library_sha256'][:16]}…);",
+        f"{card['validation']} more said when to stop, {card['held_out']} were held out and never seen. Of each,",
+        f"{training['draws']} spectra were drawn, with a vsini of 0-{training['max_vsini']:.0f} km/s and a resolving",
+        f"power of {low:.0f}-{high:.0f} in each arm.",
         "",
-        "## Residuals on held-out syntheses",
+        *_residuals(card["residuals"]),
+        *_budget(card["budget"]),
+        "## Training",
         "",
-        "Emulated minus synthesized normalized flux, 1.4826 times the median absolute deviation over the pixels a fit",
-        "uses, in % of the continuum. Lines: where the flux is below 0.95.",
-        "",
-        "| Teff [K] | fitted pixels | lines |",
-        "|---|---|---|",
-        *(
-            f"| {teff} | {_percent(row['all'])} | {_percent(row['lines'])} |"
-            for teff, row in sorted(residuals["teff_bins"].items(), key=lambda item: int(item[0].split("-")[0]))
-        ),
-        f"| **all** | **{_percent(residuals['all'])}** | **{_percent(residuals['lines'])}** |",
-        "",
-        f"Over all 3801 pixels, those no fit uses among them: {_percent(residuals['every'])} % and, in lines,",
-        f"{_percent(residuals['every_lines'])} %. Standard deviation, fitted pixels: {_percent(residuals['rms'])} %.",
+        f"{len(card['loss']['train'])} of at most {training['passes']} passes, best validation loss in pass",
+        f"{card['loss']['best']}; with the drawing of the spectra {card['wall_seconds']} s on `{card['device']}`,",
+        f"{card['cpu_seconds']} CPU-seconds. hotdask {card['hotdask']}, torch {card['torch']}.",
         "",
         "## Label ranges of the library",
         "",
@@ -56,10 +64,115 @@ def card_text(card: Mapping, identity: str) -> str:
         "",
         "## Make it again",
         "",
-        f"`hotdask train {card['library']} --out FILE --seed {training['seed']} --passes {training['passes']}`",
-        "",
+        *_library(card["library"], card["library_provenance"]),
+        *_command(card),
     ]
     return "\n".join(lines)
+
+
+def _command(card: Mapping) -> list[str]:
+    training = card["training"]
+    size = ("--basis", "n_basis") if card["architecture"] == "lowrank" else ("--pixels", "pixels")
+    names = {"--seed": "seed", "--passes": "passes", "--draws": "draws", "--hidden": "hidden", size[0]: size[1]}
+    words = ["hotdask train", card["library"], "--out FILE --architecture", card["architecture"]]
+    words += [f"{option} {training[name]}" for option, name in names.items()]
+    if card["device"] != "cpu":
+        words.append(f"--device {card['device']}")
+    usual = Normalize().model_dump(mode="json")
+    if card["normalization"] == usual:
+        return [f"`{' '.join(words)}`", ""]
+    differing = {k: v for k, v in card["normalization"].items() if v != usual.get(k)}
+    return [
+        f"`{' '.join(words)} --settings SETTINGS`, with in SETTINGS",
+        "",
+        "```toml",
+        "[normalize]",
+        *(f"{name} = {json.dumps(value)}" for name, value in differing.items()),
+        "```",
+        "",
+    ]
+
+
+def _library(name: str, provenance: Mapping) -> list[str]:
+    """How to make the library again, if it was made here."""
+    if "settings" not in provenance:
+        return []
+    data = [
+        f"- {kind}: `{value['name']}`, SHA-256 {value['sha256'][:16]}…"
+        for kind, value in provenance["engine_provenance"].items()
+        if isinstance(value, Mapping) and "sha256" in value
+    ]
+    settings = [
+        line
+        for section, values in provenance["settings"].items()
+        for line in (
+            f"[{section}]",
+            *(f"{key} = {json.dumps(v)}" for key, v in values.items() if key in _TELLING and v not in (None, {}, "")),
+        )
+    ]
+    return [
+        f"The library, with engine {provenance['engine']} of hotdask {provenance['hotdask']}: `hotdask library build`",
+        "with",
+        "",
+        "```toml",
+        f'out = "{name}"',
+        *settings,
+        "```",
+        "",
+        *([*data, ""] if data else []),
+        "The emulator:",
+        "",
+    ]
+
+
+def _residuals(residuals: Mapping) -> list[str]:
+    columns = ("every", "every_lines", "all", "lines")
+    rows = sorted(residuals["teff_bins"].items(), key=lambda item: int(item[0].split("-")[0]))
+    return [
+        "## Residuals on held-out syntheses",
+        "",
+        "Emulated minus synthesized normalized flux, 1.4826 times the median absolute deviation, in % of the",
+        "continuum. Lines: where the flux is below 0.95. Fitted pixels are those a fit uses.",
+        "",
+        "| Teff [K] | all 3801 pixels | lines in them | fitted pixels | lines in them |",
+        "|---|---|---|---|---|",
+        *(f"| {teff} | " + " | ".join(_percent(row[c]) for c in columns) + " |" for teff, row in rows),
+        "| **all** | " + " | ".join(f"**{_percent(residuals[c])}**" for c in columns) + " |",
+        "",
+        f"Standard deviations: {_percent(residuals['rms_every'])} % over all pixels, "
+        f"{_percent(residuals['rms_every_lines'])} % in their lines,",
+        f"{_percent(residuals['rms'])} % over fitted pixels.",
+        "",
+        "| windows | all their pixels | lines |",
+        "|---|---|---|",
+        *(
+            f"| {name} | {_percent(row['all'])} | {_percent(row['lines'])} |"
+            for name, row in residuals["windows"].items()
+        ),
+        "",
+    ]
+
+
+def _budget(budget: Mapping) -> list[str]:
+    names = {
+        "basis": "held-out spectra on the basis, no network",
+        "learned": "emulated, syntheses it learned",
+        "held_out": "emulated, held out",
+    }
+    return [
+        "## What limits it",
+        "",
+        "| over all pixels [%] | all | lines |",
+        "|---|---|---|",
+        *(
+            f"| {text} | {_percent(budget[name]['all'])} | {_percent(budget[name]['lines'])} |"
+            for name, text in names.items()
+            if name in budget
+        ),
+        "",
+        f"The largest part is {_LIMIT[budget['limit']]}.",
+        "",
+    ]
 
 
 def _percent(share: float | None) -> str:

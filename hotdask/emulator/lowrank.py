@@ -11,18 +11,12 @@ import numpy as np
 import torch
 
 from hotdask import windows
-from hotdask.emulator.broadening import FWHM, lsf_sigma, mean_lsf
-from hotdask.labels import ABUNDANCES, INDEX, N_LABELS
-
-ARRAYS = (
-    *("mean", "basis", "input_center", "input_scale"),
-    *(f"{kind}{layer}" for layer in (1, 2, 3) for kind in ("weight", "bias")),
-    *("hull", "label_low", "label_high"),
-)
+from hotdask.emulator.base import SHARED_ARRAYS, LibraryEmulator
+from hotdask.labels import N_LABELS
 
 
-class LowRankEmulator:
-    """Normalized flux of a star as a function of its labels.
+class LowRankEmulator(LibraryEmulator):
+    """Normalized flux of a star as a function of its labels, through K coefficients of a basis.
 
     Parameters
     ----------
@@ -32,20 +26,25 @@ class LowRankEmulator:
         What it was trained on and how well it does; JSON values.
     id : str
         Hash of the file it came from; empty if it was never stored.
-
-    Notes
-    -----
-    Network inputs are labels and line-spread coefficients, Teff as log10, minus a center, over a scale.
     """
 
+    FORMAT = "hotdask-lowrank-1"
+    ARRAYS = {  # noqa: RUF012 - declared in the base class
+        "mean": (windows.N_REST,),
+        "basis": ("basis", windows.N_REST),
+        "weight1": ("hidden", 17),
+        "bias1": ("hidden",),
+        "weight2": ("hidden", "hidden"),
+        "bias2": ("hidden",),
+        "weight3": ("basis", "hidden"),
+        "bias3": ("basis",),
+        **SHARED_ARRAYS,
+    }
+
     def __init__(self, arrays: Mapping[str, np.ndarray], card: Mapping, *, id: str = ""):
-        self.arrays = {name: np.asarray(arrays[name]) for name in ARRAYS}
-        self.card = dict(card)
-        self.id = id
+        super().__init__(arrays, card, id=id)
         self.mean = torch.from_numpy(self.arrays["mean"].astype(np.float32))
         self.basis = torch.from_numpy(self.arrays["basis"].astype(np.float32))
-        self._center = torch.from_numpy(self.arrays["input_center"].astype(np.float64))
-        self._scale = torch.from_numpy(self.arrays["input_scale"].astype(np.float64))
 
     @property
     def n_basis(self) -> int:
@@ -58,29 +57,6 @@ class LowRankEmulator:
             (torch.from_numpy(self.arrays[f"weight{i}"]).to(dtype), torch.from_numpy(self.arrays[f"bias{i}"]).to(dtype))
             for i in (1, 2, 3)
         ]
-
-    def scale_labels(self, labels: np.ndarray) -> torch.Tensor:
-        """(n, 11) labels [K, dex, km/s, …] as float64 network inputs."""
-        labels = torch.from_numpy(np.array(labels, dtype=np.float64))
-        labels[..., 0] = torch.log10(labels[..., 0])
-        return (labels - self._center[:N_LABELS]) / self._scale[:N_LABELS]
-
-    def unscale_labels(self, x: torch.Tensor) -> np.ndarray:
-        """Inverse of `scale_labels`."""
-        labels = x.double() * self._scale[:N_LABELS] + self._center[:N_LABELS]
-        labels[..., 0] = 10 ** labels[..., 0]
-        return labels.numpy()
-
-    def scale_lsf(self, lsf: np.ndarray) -> torch.Tensor:
-        """(n, 6) line-spread coefficients [Å] as float64 network inputs."""
-        lsf = torch.from_numpy(np.array(lsf, dtype=np.float64))
-        return (lsf - self._center[N_LABELS:]) / self._scale[N_LABELS:]
-
-    def label_slope(self, labels: np.ndarray) -> np.ndarray:
-        """d(network input)/d(label), (n, 11): turns scaled Jacobians and covariances into physical ones."""
-        slope = np.broadcast_to(1 / self._scale[:N_LABELS].numpy(), np.shape(labels)).copy()
-        slope[..., 0] /= np.log(10) * np.asarray(labels)[..., 0]
-        return slope
 
     def coefficients(self, inputs: torch.Tensor) -> torch.Tensor:
         """(n, K) coefficients of (n, 17) scaled inputs, in the inputs' precision."""
@@ -107,11 +83,6 @@ class LowRankEmulator:
         stack[:, 0] += b3
         return stack
 
-    def _inputs(self, labels: np.ndarray, lsf: np.ndarray | None) -> torch.Tensor:
-        labels = np.atleast_2d(labels)
-        lsf = np.broadcast_to(mean_lsf() if lsf is None else lsf, (len(labels), 6))
-        return torch.cat([self.scale_labels(labels), self.scale_lsf(lsf)], dim=1)
-
     def flux(self, labels: np.ndarray, lsf: np.ndarray | None = None) -> np.ndarray:
         """Normalized flux.
 
@@ -134,7 +105,7 @@ class LowRankEmulator:
         >>> load_emulator().flux(vega).shape
         (1, 3801)
         """
-        return (self.mean + self.coefficients(self._inputs(labels, lsf)).float() @ self.basis).numpy()
+        return (self.mean + self.coefficients(self.inputs(labels, lsf)).float() @ self.basis).numpy()
 
     def flux_and_jacobian(self, labels: np.ndarray, lsf: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """Normalized flux, and its exact derivative to each label.
@@ -146,56 +117,10 @@ class LowRankEmulator:
             Per unit of each label (K, dex, km/s, …).
         """
         labels = np.atleast_2d(labels)
-        stack = self.coefficients_and_tangents(self._inputs(labels, lsf))
+        stack = self.coefficients_and_tangents(self.inputs(labels, lsf))
         slope = torch.from_numpy(self.label_slope(labels))
         flux = self.mean + stack[:, 0].float() @ self.basis
         return flux.numpy(), ((stack[:, 1:] * slope[..., None]).float() @ self.basis).numpy()
-
-    def outside_lsf(self, lsf: np.ndarray) -> np.ndarray:
-        """Whether line-spread coefficients (n, 6) [Å] are sharper or broader than any learned, (n,) bool."""
-        low, high = self.card["training"]["resolving_power"]
-        wavelength = windows.rest_wavelength()[::100]
-        power = wavelength / (FWHM * lsf_sigma(wavelength, lsf))
-        # A hundredth of grace: R = 2300 as the user computes it is still R = 2300.
-        return ((power < 0.99 * low) | (power > 1.01 * high)).any(axis=1)
-
-    def outside(self, labels: np.ndarray, lsf: np.ndarray | None = None) -> np.ndarray:
-        """Whether labels lie outside the library: an extrapolation.
-
-        Teff and log g are judged together by the convex hull of the library in (log Teff, log g); [X/Fe], vmic and
-        helium by their ranges; vsini by its upper end (a negative one has a flag of its own).
-
-        Parameters
-        ----------
-        labels : (n, 11) float64
-        lsf : (n, 6) float64, optional
-            Line-spread coefficients [Å]; beyond those learned is outside too.
-
-        Returns
-        -------
-        (n,) bool; NaN labels are not outside.
-        """
-        labels = np.atleast_2d(np.asarray(labels, dtype=np.float64))
-        a, b, c = self.arrays["hull"].T
-        plane = np.log10(labels[:, :1]) * a + labels[:, 1:2] * b + c
-        judged = relative_to_iron(labels)
-        beyond = (judged < self.arrays["label_low"]) | (judged > self.arrays["label_high"])
-        outside = (plane > 1e-9).any(axis=1) | beyond.any(axis=1)
-        return outside if lsf is None else outside | self.outside_lsf(lsf)
-
-
-def relative_to_iron(labels: np.ndarray) -> np.ndarray:
-    """Labels with [X/H] turned into [X/Fe], the scale on which a library is sampled; [Fe/H] stays.
-
-    Examples
-    --------
-    >>> relative_to_iron(np.full((1, 11), -1.0))[0, -6:].tolist()
-    [0.0, 0.0, 0.0, 0.0, 0.0, -1.0]
-    """
-    out = np.array(labels, dtype=np.float64)
-    relative = [INDEX[name] for name in ABUNDANCES if name != "fe_h"]
-    out[..., relative] -= out[..., [INDEX["fe_h"]]]
-    return out
 
 
 def _silu(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -203,8 +128,3 @@ def _silu(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     sigmoid = torch.sigmoid(z)
     value = z * sigmoid
     return value, sigmoid + value * (1 - sigmoid)
-
-
-def pixel_grid() -> dict[str, float]:
-    """The grid an emulator is made for, as stored in its file."""
-    return {"log_start": windows.REST_LOG_START, "log_step": windows.LOG_STEP, "n_pixel": windows.N_REST}

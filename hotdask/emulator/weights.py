@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from importlib import resources
 from pathlib import Path
 
@@ -9,12 +10,17 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from hotdask.emulator.lowrank import ARRAYS, LowRankEmulator, pixel_grid
+from hotdask.emulator.base import pixel_grid
+from hotdask.emulator.lowrank import LowRankEmulator
+from hotdask.emulator.perpixel import PerPixelEmulator
 from hotdask.errors import EmulatorError
 from hotdask.labels import LABEL_NAMES, LSF_NAMES
 
-FORMAT = "hotdask-lowrank-1"
-_EXPECTED = {"format": FORMAT, "labels": list(LABEL_NAMES), "lsf": list(LSF_NAMES), "grid": pixel_grid()}
+ARCHITECTURES = {"lowrank": LowRankEmulator, "perpixel": PerPixelEmulator}
+_BY_FORMAT = {kind.FORMAT: kind for kind in ARCHITECTURES.values()}
+_EXPECTED = {"labels": list(LABEL_NAMES), "lsf": list(LSF_NAMES), "grid": pixel_grid()}
+_MAY_BE_INFINITE = {"label_low", "label_high"}
+"""A label the library does not bound ends at infinity."""
 
 
 def default_emulator() -> Path:
@@ -22,39 +28,45 @@ def default_emulator() -> Path:
     return Path(str(resources.files("hotdask.emulator") / "default" / "emulator.safetensors"))
 
 
-def save_emulator(emulator: LowRankEmulator, path: str | Path) -> str:
+def save_emulator(emulator: LowRankEmulator | PerPixelEmulator, path: str | Path) -> str:
     """Write an emulator and return its id (the first 16 hex digits of the file's SHA-256).
 
     Parameters
     ----------
-    emulator : LowRankEmulator
+    emulator : LowRankEmulator or PerPixelEmulator
     path : path
         ``.safetensors`` file.
     """
     # One entry: safetensors writes several in any order, and the id is a hash of the file.
-    header = {"hotdask": json.dumps({**_EXPECTED, "card": emulator.card}, sort_keys=True, allow_nan=False)}
+    content = {**_EXPECTED, "format": emulator.FORMAT, "card": emulator.card}
+    header = {"hotdask": json.dumps(content, sort_keys=True, allow_nan=False)}
     content = save({name: np.ascontiguousarray(array) for name, array in emulator.arrays.items()}, metadata=header)
-    Path(path).write_bytes(content)
+    write_whole(path, content)
     return _identify(content)
 
 
-def load_emulator(path: str | Path | None = None) -> LowRankEmulator:
-    """Read an emulator.
+def load_emulator(path: str | Path | None = None, *, device: str = "cpu") -> LowRankEmulator | PerPixelEmulator:
+    """Read an emulator of any architecture.
 
     Parameters
     ----------
     path : path, optional
         ``.safetensors`` file written by `save_emulator`; default: the one shipped.
+    device : str
+        Where per-pixel networks are evaluated, ``cpu`` or ``cuda``; a low-rank one is always on the CPU.
 
     Raises
     ------
     EmulatorError
-        If the file is missing, damaged, of another format, or made for other labels or another grid.
+        If the file is missing, damaged, of another format, or made for other labels or another grid; if an array is
+        missing, of another shape, or not finite.
+    InputError
+        If there is no such device.
 
     Examples
     --------
-    >>> load_emulator().n_basis
-    64
+    >>> load_emulator().flux([[9550, 3.95, 2, 22, 0.09, -0.2, -0.1, -0.1, -0.6, -0.1, -0.5]]).shape
+    (1, 3801)
     """
     path = default_emulator() if path is None else Path(path)
     try:
@@ -69,19 +81,64 @@ def load_emulator(path: str | Path | None = None) -> LowRankEmulator:
         raise EmulatorError(f"{path}: not an emulator file ({error}); make one with `hotdask train`") from error
     try:
         found = json.loads(header["hotdask"])
-        card = found["card"]
-    except (KeyError, ValueError) as error:
+        card = dict(found["card"])
+    except (KeyError, ValueError, TypeError) as error:
         raise EmulatorError(f"{path}: not an emulator of hotdask (no header); make one with `hotdask train`") from error
+    kind = _BY_FORMAT.get(found.get("format"))
+    if kind is None:
+        raise EmulatorError(
+            f"{path}: emulator format is {found.get('format')!r}, this version reads {sorted(_BY_FORMAT)}; "
+            "train one with `hotdask train`"
+        )
     for field, value in _EXPECTED.items():
         if found.get(field) != value:
             raise EmulatorError(
                 f"{path}: emulator {field} is {found.get(field)!r}, this version needs {value!r}; "
                 "train one with `hotdask train`"
             )
-    missing = [name for name in ARRAYS if name not in arrays]
+    _check_arrays(path, arrays, kind.ARRAYS)
+    options = {"device": device} if kind is PerPixelEmulator else {}
+    return kind(arrays, card, id=_identify(content), **options)
+
+
+def _check_arrays(path: Path, arrays: dict[str, np.ndarray], shapes: dict[str, tuple]) -> None:
+    missing = [name for name in shapes if name not in arrays]
     if missing:
         raise EmulatorError(f"{path}: emulator lacks the arrays {missing}; make it again with `hotdask train`")
-    return LowRankEmulator(arrays, card, id=_identify(content))
+    sizes: dict[str, int] = {}
+    for name, shape in shapes.items():
+        array = arrays[name]
+        if array.ndim == len(shape):
+            # The first array that holds a named size sets it for the others.
+            for size, wanted in zip(array.shape, shape, strict=True):
+                if isinstance(wanted, str):
+                    sizes.setdefault(wanted, size)
+        expected = tuple(sizes.get(size, size) for size in shape)
+        if array.shape != expected:
+            raise EmulatorError(
+                f"{path}: array {name!r} has shape {array.shape}, not {expected}; make it again with `hotdask train`"
+            )
+        bad = np.isnan(array) if name in _MAY_BE_INFINITE else ~np.isfinite(array)
+        if bad.any():
+            raise EmulatorError(
+                f"{path}: array {name!r} holds {int(bad.sum())} values that are not finite; "
+                "make it again with `hotdask train`"
+            )
+
+
+def write_whole(path: str | Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def _identify(content: bytes) -> str:

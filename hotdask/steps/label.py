@@ -33,7 +33,7 @@ class Labeler:
     Raises
     ------
     EmulatorError
-        If the emulator learned spectra normalized in another way.
+        If the emulator learned spectra normalized in another way, or is not low-rank.
 
     Examples
     --------
@@ -53,6 +53,11 @@ class Labeler:
         fit: config.Fit | None = None,
         normalization: config.Normalize | None = None,
     ):
+        if not isinstance(emulator, LowRankEmulator):
+            raise EmulatorError(
+                f"fits need a low-rank emulator, this is a {type(emulator).__name__}; make one with `hotdask train "
+                "LIBRARY --out FILE`"
+            )
         self.emulator = emulator
         self.settings = fit or config.Fit()
         normalization = normalization or config.Normalize()

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save
 
-from hotdask.emulator import LowRankEmulator, load_emulator, save_emulator
-from hotdask.emulator.lowrank import ARRAYS
+from hotdask.emulator import LowRankEmulator, PerPixelEmulator, load_emulator, save_emulator
 from hotdask.emulator.weights import default_emulator
-from hotdask.errors import EmulatorError
+from hotdask.errors import EmulatorError, InputError
 from hotdask.labels import LABEL_NAMES
 
 
@@ -66,7 +66,7 @@ def test_round_trip(emulator, tmp_path):
     again = load_emulator(path)
     assert again.id == identity
     assert again.card == emulator.card
-    for name in ARRAYS:
+    for name in LowRankEmulator.ARRAYS:
         assert again.arrays[name].dtype == emulator.arrays[name].dtype
         np.testing.assert_array_equal(again.arrays[name], emulator.arrays[name])
     star = [[12000, 4.0, 2, 80, 0.09, 0, 0, 0, 0, 0, 0]]
@@ -129,7 +129,7 @@ def test_a_pickle_is_refused_unopened(tmp_path):
 
 def test_what_is_written_is_plain_tensors_and_text(saved, emulator):
     header, body = parts(saved)
-    assert set(header) == {*ARRAYS, "__metadata__"}
+    assert set(header) == {*LowRankEmulator.ARRAYS, "__metadata__"}
     assert {entry["dtype"] for name, entry in header.items() if name != "__metadata__"} <= {"F32", "F64"}
     assert len(body) == sum(array.nbytes for array in emulator.arrays.values())
     assert json.loads(header["__metadata__"]["hotdask"])["labels"] == list(LABEL_NAMES)
@@ -140,8 +140,28 @@ def test_the_id_depends_on_the_content_only(emulator, tmp_path):
     assert len(ids) == 1
 
 
-def test_a_header_without_a_card_is_refused(saved):
-    assert "hotdask train" in refusal(with_header(saved, card=None))
+@pytest.mark.parametrize("card", [None, 3, "all is well", [1, 2]])
+def test_a_header_without_a_card_is_refused(saved, card):
+    assert "no header" in refusal(with_header(saved, card=card))
+
+
+@pytest.mark.parametrize("text", ["[]", '"emulator"', "7", "null", "{", ""])
+def test_a_header_that_is_no_mapping_is_refused(emulator, tmp_path, text):
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(save(dict(emulator.arrays), metadata={"hotdask": text}))
+    assert "no header" in refusal(path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there(emulator, tmp_path):
+    sizes = {"hidden": 2, "plane": 4}
+    arrays = {n: np.ones([sizes.get(s, s) for s in shape]) for n, shape in PerPixelEmulator.ARRAYS.items()}
+    path = tmp_path / "pixels.safetensors"
+    save_emulator(PerPixelEmulator(arrays, emulator.card), path)
+    with pytest.raises(InputError, match="'cuda': torch sees no CUDA device here; use 'cpu'"):
+        load_emulator(path, device="cuda")
+    # A low-rank one does not need it.
+    assert load_emulator(device="cuda").id == emulator.id
 
 
 @pytest.mark.parametrize(
@@ -181,3 +201,39 @@ def test_an_extra_array_does_no_harm(emulator, saved):
     header, _ = parts(saved)
     saved.write_bytes(save({**emulator.arrays, "note": np.zeros(1)}, metadata=header["__metadata__"]))
     assert load_emulator(saved).card == emulator.card
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("basis", lambda a: a[:, :-1], "'basis' has shape ({basis}, 3800), not ({basis}, 3801)"),
+        ("bias2", lambda a: a[:-1], "'bias2' has shape ({fewer},), not ({hidden},)"),
+        ("weight3", lambda a: a[None], "'weight3' has shape (1, {basis}, {hidden}), not ({basis}, {hidden})"),
+        ("input_scale", lambda a: a[:16], "'input_scale' has shape (16,), not (17,)"),
+        ("hull", lambda a: a.T, "'hull' has shape"),
+    ],
+)
+def test_other_shapes_are_refused(emulator, saved, name, change, message):
+    header, _ = parts(saved)
+    arrays = {**emulator.arrays, name: np.ascontiguousarray(change(emulator.arrays[name]))}
+    saved.write_bytes(save(arrays, metadata=header["__metadata__"]))
+    hidden = len(emulator.arrays["bias2"])
+    assert message.format(basis=emulator.n_basis, hidden=hidden, fewer=hidden - 1) in refusal(saved)
+
+
+@pytest.mark.parametrize(("name", "value"), [("weight1", np.nan), ("mean", np.inf), ("label_low", np.nan)])
+def test_values_that_are_not_finite_are_refused(emulator, saved, name, value):
+    header, _ = parts(saved)
+    spoiled = emulator.arrays[name].copy()
+    spoiled.flat[1] = value
+    saved.write_bytes(save({**emulator.arrays, name: spoiled}, metadata=header["__metadata__"]))
+    assert f"{name!r} holds 1 values that are not finite" in refusal(saved)
+
+
+def test_a_file_that_fails_to_be_written_leaves_the_old_one(emulator, saved, monkeypatch):
+    before = saved.read_bytes()
+    monkeypatch.setattr("os.fsync", lambda handle: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.raises(OSError, match="no space"):
+        save_emulator(emulator, saved)
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+    assert saved.read_bytes() == before

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from hotdask import config, schema, windows
-from hotdask.emulator import LowRankEmulator, load_emulator, mean_lsf
+from hotdask.emulator import LowRankEmulator, PerPixelEmulator, load_emulator, mean_lsf
 from hotdask.errors import EmulatorError
 from hotdask.flags import Flag
 from hotdask.labels import INDEX, LABEL_NAMES, LSF_NAMES, N_LABELS
@@ -250,6 +250,12 @@ class TestRefused:
         card = {k: v for k, v in EMULATOR.card.items() if k != "normalization"}
         with pytest.raises(EmulatorError, match="hotdask train"):
             Labeler(LowRankEmulator(EMULATOR.arrays, card))
+
+    def test_networks_of_single_pixels(self):
+        sizes = {"hidden": 1, "plane": 4}
+        arrays = {n: np.ones([sizes.get(s, s) for s in shape]) for n, shape in PerPixelEmulator.ARRAYS.items()}
+        with pytest.raises(EmulatorError, match=r"low-rank emulator, this is a PerPixelEmulator.*hotdask train"):
+            Labeler(PerPixelEmulator(arrays, EMULATOR.card))
 
 
 class TestRefit:
