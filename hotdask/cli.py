@@ -117,42 +117,177 @@ def simulate(folder, stars, spectra, broken, seed, emulator, scheduler, workers,
     simulate_survey(folder, simulation, emulator=emulator, cluster=cluster, echo=click.echo)
 
 
+@main.group()
+def library() -> None:
+    """Make a library of synthetic spectra, and check it."""
+
+
+@library.command("build")
+@click.argument("settings", type=click.Path())
+@click.option("--out", help="The library, a Zarr store.")
+@click.option("--n", type=int, help="Syntheses.")
+@click.option("--seed", type=int, help="Another seed, another library.")
+@click.option("--retry", is_flag=True, help="Try again what failed.")
+@_cluster_options
+def build_library(settings, out, n, seed, retry, scheduler, workers, dashboard) -> None:
+    """Make the library that SETTINGS, a TOML file, describes, or what is left of it.
+
+    \b
+    out = "library.zarr"
+    [engine]
+    kind = "lte"                  # or function, program, finished
+    atmospheres = "atlas9.npz"    # data of your own
+    lines = "lines.npz"
+    [sampling]
+    n = 5000
+
+    Models that fail are recorded with their reason. All settings: hotdask.config.LibrarySettings. Templates for
+    SYNSPEC and SYNTHE: hotdask/library/templates.
+    """
+    from hotdask.config import load_library_settings
+
+    overrides = {
+        "out": out,
+        "sampling__n": n,
+        "sampling__seed": seed,
+        "cluster__scheduler": scheduler,
+        "cluster__workers": workers,
+        "cluster__dashboard": dashboard,
+    }
+    resolved = load_library_settings(settings, **overrides)
+    from hotdask.pipeline.library import build
+
+    build(resolved, retry=retry, echo=click.echo)
+
+
+@library.command("check")
+@click.argument("store", type=click.Path(exists=True))
+@click.option("--page", type=click.Path(), help="HTML file to write, with plots of the coverage.")
+def check_library(store, page) -> None:
+    """Say what the library STORE holds and what is wrong with it; exit code 1 if anything is."""
+    from hotdask.pipeline.library import check
+
+    if check(store, page=page, echo=click.echo):
+        sys.exit(1)
+
+
 @main.command()
 @click.argument("library", type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="Emulator file to write (.safetensors).")
-@click.option("--passes", type=int, help="Passes over the library; default: as for the emulator that is shipped.")
-@click.option("--seed", type=int, help="Seed of the draws and of the network.")
+@click.option("--architecture", type=click.Choice(["lowrank", "perpixel"]), default="lowrank", help="Network.")
+@click.option("--passes", type=int, help="Passes over the drawn spectra, at most.")
+@click.option("--draws", type=int, help="Spectra drawn of each synthesis.")
+@click.option("--basis", type=int, help="Coefficients of the low-rank network.")
+@click.option("--hidden", type=int, help="Nodes of each hidden layer.")
+@click.option("--pixels", type=int, help="Per-pixel networks trained at once; all 3801 suit a GPU.")
+@click.option("--seed", type=int, help="Seed of the split, the draws and the network.")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where the network is trained.")
+@click.option("--checkpoint", type=click.Path(), help="File to keep the state in; default: OUT with .checkpoint.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint.")
 @click.option("--settings", type=click.Path(), help="TOML file whose [normalize] section the emulator is for.")
-def train(library, out, passes, seed, settings) -> None:
-    """Train an emulator on LIBRARY, an .npz file of syntheses; its card is written beside it."""
+def train(library, out, architecture, device, checkpoint, resume, settings, **chosen) -> None:
+    """Train an emulator on LIBRARY, a library that hotdask built or an .npz file.
+
+    Its card (.md) and the loss of its training (.loss.csv, .loss.svg) are written beside it.
+    """
+    from dataclasses import replace
+
     from hotdask.config import load_section
-    from hotdask.emulator import save_emulator
-    from hotdask.emulator.card import card_text
-    from hotdask.emulator.training import Training, train
-    from hotdask.library.synthe import read_npz
+    from hotdask.emulator.training import default_training, train
     from hotdask.pipeline.progress import duration
+    from hotdask.pipeline.training import companions, publish
+    from hotdask.store.library import read_library
 
-    if Path(out).exists():
-        raise click.UsageError(f"{out} exists; give another --out")
-    chosen = {k: v for k, v in {"passes": passes, "seed": seed}.items() if v is not None}
-    began = last = time.monotonic()
+    if Path(out).suffix != ".safetensors":
+        raise click.UsageError(f"--out {out}: give a name that ends in .safetensors")
+    taken = [str(path) for path in (Path(out), *companions(out)) if path.exists()]
+    if taken:
+        raise click.UsageError(f"{', '.join(taken)} exists; give another --out")
+    checkpoint = Path(checkpoint or Path(out).with_suffix(".checkpoint"))
+    for path in (Path(out), checkpoint):
+        if not path.parent.is_dir():
+            raise click.UsageError(f"{path}: there is no folder {path.parent}; make it first")
+    if checkpoint.exists() and not resume:
+        raise click.UsageError(f"{checkpoint} is there from a training that was stopped; give --resume, or remove it")
+    if resume and not checkpoint.exists():
+        raise click.UsageError(f"{checkpoint} is not there; leave out --resume to begin")
+    chosen["n_basis"] = chosen.pop("basis")
+    training = replace(default_training(architecture), **{k: v for k, v in chosen.items() if v is not None})
+    first, began, last = None, time.monotonic(), 0.0
 
-    def progress(number: int, total: int, loss: float) -> None:
-        nonlocal last
+    def progress(number: int, total: int, loss: float, validation: float) -> None:
+        nonlocal first, began, last
         now = time.monotonic()
+        if first is None:
+            first, began = number, now
         if now - last > 15 or number == total:
             last = now
-            left = duration((now - began) / number * (total - number))
-            click.echo(f"train   pass {number}/{total}  loss {loss:.3f}  {left} left", err=True)
+            left = duration((now - began) / max(1, number - first) * (total - number))
+            click.echo(
+                f"train   pass {number}/{total}  loss {loss:.4g}  validation {validation:.4g}  {left} left", err=True
+            )
 
-    normalization = None if settings is None else load_section(settings, "normalize")
-    emulator = train(read_npz(library), Training(**chosen), normalization=normalization, progress=progress)
-    residuals = emulator.card["residuals"]
-    identity = save_emulator(emulator, out)
-    Path(out).with_suffix(".md").write_text(card_text(emulator.card, identity), encoding="utf-8")
+    emulator = train(
+        read_library(library),
+        training,
+        normalization=None if settings is None else load_section(settings, "normalize"),
+        device=device,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    identity = publish(emulator, out)
+    checkpoint.unlink(missing_ok=True)
+    loss = emulator.card["loss"]
+    every, lines, fitted, fitted_lines = (
+        "none" if share is None else f"{100 * share:.3f} %"
+        for share in map(emulator.card["residuals"].get, ("every", "every_lines", "all", "lines"))
+    )
+    click.echo(f"best validation loss in pass {loss['best']} of {len(loss['train'])}")
     click.echo(
-        f"{out}: emulator {identity}, held-out residual {100 * residuals['all']:.3f} % over fitted pixels, "
-        f"{100 * residuals['lines']:.3f} % where flux < 0.95"
+        f"{out}: emulator {identity}, held-out residual over all pixels {every}, where flux < 0.95 {lines}; "
+        f"over fitted pixels {fitted}, where flux < 0.95 {fitted_lines}"
+    )
+
+
+@main.command()
+@click.option("--star", default="", help="Labels, e.g. teff=9500,logg=4,vsini=100; the rest as the paper's B star.")
+@click.option("--snr", default=100.0, help="S/N per pixel at 4650 Å.")
+@click.option("--snr-curve", default="lamost", help="lamost, photons, flat, or a table of wavelength [Å] and S/N.")
+@click.option("--mask-hydrogen", is_flag=True, help="As in the fit with hydrogen masked.")
+@click.option("--mask", multiple=True, metavar="LOW-HIGH", help="Window left out besides [Å, air]; repeatable.")
+@click.option("--settings", type=click.Path(), help="TOML file whose [fit] gives windows, line spread and emulator.")
+@click.option("--emulator", type=click.Path(), help="Emulator file; default: the one shipped.")
+@click.option("--engine", type=click.Path(), help="Settings of a library: gradients from its engine instead.")
+@click.option("--out", type=click.Path(), help="HTML page to write.")
+@click.option("--json", "json_file", type=click.Path(), help="JSON file to write.")
+def information(star, snr, snr_curve, mask_hydrogen, mask, settings, emulator, engine, out, json_file) -> None:
+    """Say how precise labels can be at best: Cramér-Rao bounds and correlations of a star."""
+    try:
+        labels = {name.strip(): float(value) for name, value in (p.split("=") for p in star.split(",") if p.strip())}
+    except ValueError as error:
+        raise click.UsageError(f"--star {star}: give it as teff=9500,logg=4") from error
+    if not 0 < snr < float("inf"):
+        raise click.UsageError(f"--snr {snr:g}: give a positive number")
+    try:
+        windows = [(float(low), float(high)) for low, high in (window.split("-") for window in mask)]
+    except ValueError as error:
+        raise click.UsageError(f"--mask {' '.join(mask)}: give it as 4000-4050") from error
+    from hotdask.config import load_section
+    from hotdask.pipeline.information import describe
+
+    describe(
+        labels,
+        snr=snr,
+        curve=snr_curve,
+        mask_hydrogen=mask_hydrogen,
+        mask=windows,
+        fit=None if settings is None else load_section(settings, "fit"),
+        emulator=emulator,
+        engine=engine,
+        page=out,
+        json_file=json_file,
+        echo=click.echo,
+        progress=lambda line: click.echo(line, err=True),
     )
 
 

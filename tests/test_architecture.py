@@ -15,15 +15,16 @@ FOUNDATIONS = {"labels", "schema", "flags", "windows", "config", "errors"}
 
 # What each part of the package may import from the package, besides itself and the foundations.
 ALLOWED = {
-    "library": set(),
-    "emulator": {"library", "steps.normalize"},
+    "library": {""},
+    "emulator": {"library", "steps.normalize", ""},
     "steps": {"emulator"},
     "store": {"library.spectra", "library.synthe"},
     "report": set(),
-    "information": {"emulator"},
+    "information": {"emulator", "library", "steps.normalize"},
+    "recovery": {"steps", "emulator", "information", "simulation", "library.spectra"},
     "simulation": {"steps", "emulator", "information", "store.lamost_writer"},
     "pipeline": {"steps", "store", "emulator", "library", "report", "simulation", "information", ""},
-    "cli": {"pipeline", "emulator", "library", "simulation", ""},
+    "cli": {"pipeline", "emulator", "library", "store.library", "simulation", ""},
 }
 DASK = {"dask", "distributed"}
 # Third parties that must not be imported, by part of the package.
@@ -35,6 +36,7 @@ FORBIDDEN = {
     "report": DASK | {"torch", "zarr"},
     "simulation": DASK | {"zarr", "xarray"},
     "information": DASK | {"zarr", "xarray"},
+    "recovery": DASK | {"zarr", "xarray"},
     "cli": DASK | {"zarr", "torch"},
     **{name: DASK | {"torch", "zarr", "xarray"} for name in FOUNDATIONS},
     "": DASK | {"torch", "zarr", "xarray"},

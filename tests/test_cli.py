@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
@@ -14,9 +15,11 @@ from click.testing import CliRunner, Result
 from hotdask import __version__, config
 from hotdask.cli import main
 from hotdask.config import load_settings
+from hotdask.library.spectra import fine_wavelength
 from hotdask.pipeline.cluster import open_client
+from hotdask.store.library import read_library
 
-VERBS = ["simulate", "train", "ingest", "fit", "catalog", "report", "run", "status"]
+VERBS = ["simulate", "library", "train", "information", "ingest", "fit", "catalog", "report", "run", "status"]
 
 
 def call(*arguments: object) -> Result:
@@ -140,6 +143,33 @@ def test_a_run_that_was_moved_goes_on(survey: Path, scheduler: str, tmp_path: Pa
     assert not (tmp_path / "here").exists()
 
 
+# Libraries
+
+
+def test_a_library_from_a_settings_file(tmp_path: Path, scheduler: str) -> None:
+    wavelength = fine_wavelength()
+    rows = ["path,teff,logg,vmic,n_he,c_h,n_h,o_h,si_h,s_h,fe_h"]
+    rows += [f"{i}.txt,{20000 + 1000 * i},4,2,0.09,0,0,0,0,0,0" for i in range(3)]
+    (tmp_path / "grid.csv").write_text("\n".join(rows))
+    for i in range(2):
+        np.savetxt(tmp_path / f"{i}.txt", np.column_stack([wavelength, np.full_like(wavelength, 1.0 + i)]), fmt="%.4f")
+    toml = tmp_path / "library.toml"
+    toml.write_text(f'[engine]\nkind = "finished"\ntable = "{tmp_path}/grid.csv"\nmedium = "vacuum"\n')
+    command = ["library", "build", toml, "--out", tmp_path / "lib.zarr", "--scheduler", scheduler]
+    result = call(*command)
+    assert result.exit_code == 0, result.output
+    assert "2 of 3 syntheses made, 1 failed" in result.output
+    assert "1 x there is no spectrum 2.txt" in result.output
+    assert "nothing to do" in call(*command).output
+    assert read_library(tmp_path / "lib.zarr").flux[:, 0].tolist() == [1, 2]
+
+    page = tmp_path / "coverage.html"
+    result = call("library", "check", tmp_path / "lib.zarr", "--page", page)
+    assert "2 of 3 syntheses made, 1 failed" in result.output
+    assert page.exists()
+    assert result.exit_code == (1 if "problem" in result.output else 0)
+
+
 # Errors
 
 
@@ -160,6 +190,11 @@ def test_a_run_that_was_moved_goes_on(survey: Path, scheduler: str, tmp_path: Pa
         (["simulate", "."], "is not empty"),
         (["simulate", "new", "--emulator", "nowhere.safetensors"], "nowhere.safetensors"),
         (["run", "--spectra", "*.toml", "--out", "broken.toml"], "broken.toml"),
+        (["library", "build", "nowhere.toml"], "cannot read the settings file"),
+        (["library", "build", "unknown.toml", "--out", "RUN"], "engine: not given"),
+        (["library", "build", "library.toml"], "out: not given"),
+        (["library", "build", "library.toml", "--out", "RUN", "--n", "0"], "sampling.n"),
+        (["library", "build", "library.toml", "--out", "RUN"], "'nowhere:star' cannot be imported"),
     ],
 )
 def test_errors_are_one_message_and_exit_1(
@@ -168,6 +203,7 @@ def test_errors_are_one_message_and_exit_1(
     monkeypatch.chdir(tmp_path)
     Path("broken.toml").write_text("out = ")
     Path("unknown.toml").write_text('out = "RUN"\n[input]\nspectra = "a"\n[cube]\nsize = 3\n')
+    Path("library.toml").write_text('[engine]\nkind = "function"\nfunction = "nowhere:star"\n')
     result = call(*arguments)
     assert result.exit_code == 1
     assert isinstance(result.exception, SystemExit)
