@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hotdask import windows
 from hotdask.errors import SettingsError
+from hotdask.labels import ABUNDANCES, LABEL_NAMES
 
 Range = tuple[float, float]
 
@@ -210,12 +211,19 @@ class Engine(_Section):
         return self
 
 
+_RANGED = (
+    *(name for name in LABEL_NAMES if name != "vsini"),
+    *(name.replace("_h", "_fe") for name in ABUNDANCES if name != "fe_h"),
+)
+"""Labels whose range a library may set; rotation comes after the synthesis."""
+
+
 class LabelSampling(_Section):
     """Where in label space a library is made; finished spectra bring their own labels."""
 
     n: int = Field(5000, ge=1, description="syntheses")
     seed: int = Field(1, ge=0, description="another seed, another library")
-    ranges: dict[str, Range] = Field(
+    ranges: dict[Literal[_RANGED], Range] = Field(
         {}, description="lowest and highest value by label, or by c_fe, n_fe, o_fe, si_fe, s_fe; default: Table 1"
     )
     teff_power: float = Field(0.3, allow_inf_nan=False, description="density in log Teff goes as Teff to minus this")

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 
 from hotdask.config import Normalize
+from hotdask.emulator.evaluation import WINDOWS
 from hotdask.labels import ABUNDANCES, LABELS
 
 _NETWORK = {
@@ -99,15 +100,19 @@ def _library(name: str, provenance: Mapping) -> list[str]:
         return []
     data = [
         f"- {kind}: `{value['name']}`, SHA-256 {value['sha256'][:16]}…"
-        for kind, value in provenance["engine_provenance"].items()
+        for kind, value in sorted(provenance["engine_provenance"].items())
         if isinstance(value, Mapping) and "sha256" in value
     ]
     settings = [
         line
-        for section, values in provenance["settings"].items()
+        for section, values in sorted(provenance["settings"].items())
         for line in (
             f"[{section}]",
-            *(f"{key} = {json.dumps(v)}" for key, v in values.items() if key in _TELLING and v not in (None, {}, "")),
+            *(
+                f"{key} = {json.dumps(v)}"
+                for key, v in sorted(values.items())
+                if key in _TELLING and v not in (None, {}, "")
+            ),
         )
     ]
     return [
@@ -147,7 +152,7 @@ def _residuals(residuals: Mapping) -> list[str]:
         "|---|---|---|",
         *(
             f"| {name} | {_percent(row['all'])} | {_percent(row['lines'])} |"
-            for name, row in residuals["windows"].items()
+            for name, row in ((name, residuals["windows"][name]) for name in WINDOWS)
         ),
         "",
     ]

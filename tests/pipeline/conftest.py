@@ -87,7 +87,7 @@ def client() -> Iterator[Client]:
 def survey(tmp_path_factory: pytest.TempPathFactory) -> Survey:
     """160 stars, 240 spectra in three layouts, 12 broken files."""
     folder = tmp_path_factory.mktemp("survey")
-    simulation = Simulation(stars=160, spectra=240, broken=12, seed=5)
+    simulation = Simulation(stars=160, spectra=240, broken=12, seed=5, snr=(30.0, 100.0))
     emulator = load_emulator()
     visits = draw_visits(simulation, draw_stars(simulation, emulator))
     # So small a survey fits one plate, but layouts change and visits repeat from plate to plate.

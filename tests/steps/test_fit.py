@@ -335,7 +335,7 @@ class TestLimits:
         rng = np.random.default_rng(0)
         i = INDEX["vsini"]
         labels = draw_labels(rng, 6, 10000, 14000)
-        labels[:, i] = 900.0
+        labels[:, i] = 700.0
         flux, ivar = observe(rng, labels, np.full(6, 300.0))
         start = labels.copy()
         start[:, i] = 200.0
