@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hotdask import windows
 from hotdask.errors import SettingsError
-from hotdask.labels import ABUNDANCES, LABEL_NAMES
+from hotdask.labels import LABEL_NAMES, RELATIVE
 
 Range = tuple[float, float]
 
@@ -213,7 +213,7 @@ class Engine(_Section):
 
 _RANGED = (
     *(name for name in LABEL_NAMES if name != "vsini"),
-    *(name.replace("_h", "_fe") for name in ABUNDANCES if name != "fe_h"),
+    *RELATIVE,
 )
 """Labels whose range a library may set; rotation comes after the synthesis."""
 

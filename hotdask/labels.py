@@ -57,6 +57,9 @@ INDEX: dict[str, int] = {name: i for i, name in enumerate(LABEL_NAMES)}
 ABUNDANCES: tuple[str, ...] = ("c_h", "n_h", "o_h", "si_h", "s_h", "fe_h")
 """Labels on the [X/H] scale."""
 
+RELATIVE: dict[str, str] = {name.replace("_h", "_fe"): name for name in ABUNDANCES if name != "fe_h"}
+"""[X/Fe], the scale on which libraries are sampled, and the label it becomes: [X/H] = [X/Fe] + [Fe/H]."""
+
 PAPER_LABELS: tuple[str, ...] = ("teff", "logg", "vsini", "fe_h", "si_h")
 """The labels the paper's catalog publishes (its Table 5)."""
 

@@ -10,7 +10,7 @@ import torch
 from hotdask import windows
 from hotdask.emulator.broadening import FWHM, lsf_sigma, mean_lsf
 from hotdask.errors import InputError
-from hotdask.labels import ABUNDANCES, INDEX, N_LABELS
+from hotdask.labels import INDEX, N_LABELS, RELATIVE
 
 SHARED_ARRAYS = {
     "input_center": (17,),
@@ -185,7 +185,7 @@ def relative_to_iron(labels: np.ndarray) -> np.ndarray:
     [0.0, 0.0, 0.0, 0.0, 0.0, -1.0]
     """
     out = np.array(labels, dtype=np.float64)
-    relative = [INDEX[name] for name in ABUNDANCES if name != "fe_h"]
+    relative = [INDEX[name] for name in RELATIVE.values()]
     out[..., relative] -= out[..., [INDEX["fe_h"]]]
     return out
 

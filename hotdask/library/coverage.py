@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 from hotdask.errors import InputError
-from hotdask.labels import LABEL_NAMES
+from hotdask.labels import LABEL_NAMES, RELATIVE
 from hotdask.library.spectra import fine_wavelength
 
 STATUS = {0: "planned", 1: "made", 2: "failed"}
@@ -37,8 +37,7 @@ LINES: dict[str, tuple[tuple[float, float], tuple[float, float], tuple[float, fl
     "he_i_4471": ((4448, 4458), (4458, 4479), (4488, 4498)),
 }
 
-_RELATIVE = {f"{x}_h": f"{x}_fe" for x in ("c", "n", "o", "si", "s")}
-_AXES = ("teff", "logg", "fe_h", "vmic", "n_he", *_RELATIVE.values())
+_AXES = ("teff", "logg", "fe_h", "vmic", "n_he", *RELATIVE)
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ _EMPTY = {
 def _look(part: Mapping[str, np.ndarray]) -> tuple[pd.DataFrame, np.ndarray]:
     """Numbers about each row of a part, and its flux/continuum."""
     table = pd.DataFrame(part["labels"], columns=list(LABEL_NAMES))
-    for absolute, relative in _RELATIVE.items():
+    for relative, absolute in RELATIVE.items():
         table[relative] = table[absolute] - table["fe_h"]
     table.insert(0, "row", part["row"])
     table["status"] = [STATUS.get(int(number), "unknown") for number in part["status"]]

@@ -31,7 +31,7 @@ import pandas as pd
 from astropy.table import Table
 
 from hotdask.errors import InputError, SynthesisError
-from hotdask.labels import ABUNDANCES, INDEX, LABEL_NAMES
+from hotdask.labels import INDEX, LABEL_NAMES, RELATIVE
 from hotdask.library.arrays import sha256
 from hotdask.library.spectra import Synthesis
 from hotdask.windows import air_to_vacuum
@@ -134,7 +134,7 @@ def placeholders(labels: np.ndarray, solar: Mapping[str, float] | None = None) -
     (0.7, -3.3, -5.0, 0.9)
     """
     values = {name: float(labels[INDEX[name]]) for name in LABEL_NAMES} | {"vsini": 0.0}
-    values |= {name.replace("_h", "_fe"): values[name] - values["fe_h"] for name in ABUNDANCES if name != "fe_h"}
+    values |= {relative: values[name] - values["fe_h"] for relative, name in RELATIVE.items()}
     values["metals"] = 10 ** values["fe_h"]
     values["n_h_tot"] = 1 - values["n_he"]
     values["ratio_he"] = values["n_he"] / values["n_h_tot"]

@@ -17,14 +17,11 @@ from scipy import constants
 from scipy.interpolate import PchipInterpolator
 
 from hotdask.library.atoms import data_folder
-from hotdask.library.state import K_ERG, State
+from hotdask.library.state import C_CGS, H_ERG, K_ERG, K_EV, State
 
 RYDBERG_H = 109677.576
 RYDBERG_HE = 109722.267
 """Rydberg constants [1/cm] of H and He II."""
-_C = constants.c * 100
-_H_ERG = constants.h * 1e7
-_K_EV = constants.k / constants.e
 _N_TOP = 60
 """Highest level kept; at log g = 0 it is dissolved all through the photosphere."""
 _N_TABLE = 22
@@ -114,8 +111,8 @@ def level_population(n: np.ndarray, charge: int, state: State) -> np.ndarray:
     """Atoms in level n, were none dissolved, (..., n_layer) [1/cm³]."""
     n = np.asarray(n, dtype=np.float64)[..., None]
     rydberg = (RYDBERG_H if charge == 1 else RYDBERG_HE) * charge**2
-    energy = rydberg * (1 - 1 / n**2) * _H_ERG * _C / (constants.e * 1e7)
-    return state.ions[charge - 1, charge - 1] * 2 * n**2 * np.exp(-energy / (_K_EV * state.temperature))
+    energy = rydberg * (1 - 1 / n**2) * H_ERG * C_CGS / (constants.e * 1e7)
+    return state.ions[charge - 1, charge - 1] * 2 * n**2 * np.exp(-energy / (K_EV * state.temperature))
 
 
 def bound_free(frequency: np.ndarray, charge: int, state: State, *, dissolved: bool) -> np.ndarray:
@@ -137,7 +134,7 @@ def bound_free(frequency: np.ndarray, charge: int, state: State, *, dissolved: b
     ----------
     Mihalas 1978, eq 4-114; Däppen, Anderson & Mihalas 1987, ApJ 319, 195 (below the thresholds).
     """
-    rydberg = (RYDBERG_H if charge == 1 else RYDBERG_HE) * _C * charge**2
+    rydberg = (RYDBERG_H if charge == 1 else RYDBERG_HE) * C_CGS * charge**2
     out = np.zeros((len(frequency), len(state.temperature)))
     for n in range(1, _N_TOP + 1):
         threshold = rydberg / n**2
@@ -355,7 +352,7 @@ def decay_rate(n: int) -> float:
 def _radiative_width(lower: int, upper: int) -> float:
     """Half width [Å] of a line by the decay of its levels; high levels add nothing."""
     decays = decay_rate(lower) + decay_rate(min(upper, 12))
-    return decays / (4 * np.pi) * _vacuum(lower, upper) ** 2 / (_C * 1e8)
+    return decays / (4 * np.pi) * _vacuum(lower, upper) ** 2 / (C_CGS * 1e8)
 
 
 def _radiative(lower: int, upper: int, offsets: np.ndarray, doppler: np.ndarray) -> np.ndarray:
@@ -403,12 +400,12 @@ def line_absorption(low: float, high: float, state: State, vmic: float) -> np.nd
         survives = occupation(float(upper), 1, state)
         number = level_population(float(lower), 1, state) * (survives > _DISSOLVED)
         # π e²/mc f n, times λ²/c from the profile per Å to that per Hz.
-        amplitude = 0.02654008 * strength * number * center**2 / (_C * 1e8)
+        amplitude = 0.02654008 * strength * number * center**2 / (C_CGS * 1e8)
         tabulated = min(upper, _N_TABLE)
         table, stretch = tables[lower, tabulated], 0.0
         if upper > tabulated:
             stretch = math.log10(upper**4 / (upper**2 - lower**2) / (_N_TABLE**4 / (_N_TABLE**2 - lower**2)))
-        log_doppler = np.log10(center * doppler / _C)
+        log_doppler = np.log10(center * doppler / C_CGS)
         for layer in range(len(temperature)):
             _profile(
                 table.log_profile,

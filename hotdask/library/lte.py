@@ -5,7 +5,6 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-from scipy import constants
 
 from hotdask import __version__
 from hotdask.errors import SynthesisError
@@ -19,14 +18,11 @@ from hotdask.library.linelist import LineList, default_damping, read_lines
 from hotdask.library.metals import add_lines
 from hotdask.library.spectra import LOG_START, LOG_STEP, N_FINE, Synthesis
 from hotdask.library.starktables import StarkLine
-from hotdask.library.state import ATOMIC_MASS, K_ERG, State, solve_state
+from hotdask.library.state import ATOMIC_MASS, C_CGS, H_ERG, K_ERG, K_EV, State, solve_state
 from hotdask.library.transfer import eddington_factors, emergent_flux
 
 SAMPLES = 5
 """Samples of a spectrum per pixel of a library: R = 108 000."""
-_C = constants.c * 100
-_H_ERG = constants.h * 1e7
-_K_EV = constants.k / constants.e
 _THRESHOLD = 1e-3
 """Lines are drawn where they exceed this share of the continuous opacity."""
 _EDGES = (9e8 / hydrogen.RYDBERG_H, *(1e8 * n**2 / (4 * hydrogen.RYDBERG_HE) for n in (5, 6)))
@@ -42,16 +38,19 @@ def _code_hash() -> str:
     return digest.hexdigest()
 
 
+@functools.cache
 def sample_wavelength() -> np.ndarray:
-    """Vacuum wavelengths [Å] at which the engine computes."""
+    """Vacuum wavelengths [Å] at which the engine computes; read-only, for all spectra share it."""
     offset = (np.arange(N_FINE * SAMPLES) - (SAMPLES - 1) / 2) / SAMPLES
-    return 10 ** (LOG_START + LOG_STEP * offset)
+    wavelength = 10 ** (LOG_START + LOG_STEP * offset)
+    wavelength.setflags(write=False)
+    return wavelength
 
 
 def planck(wavelength: np.ndarray, temperature: np.ndarray) -> np.ndarray:
     """B_λ [erg/s/cm²/Å/sr], (n_wavelength, n_layer)."""
     centimeter = wavelength[:, None] * 1e-8
-    return 2e-8 * _H_ERG * _C**2 / centimeter**5 / np.expm1(_H_ERG * _C / (centimeter * K_ERG * temperature))
+    return 2e-8 * H_ERG * C_CGS**2 / centimeter**5 / np.expm1(H_ERG * C_CGS / (centimeter * K_ERG * temperature))
 
 
 class LteEngine:
@@ -133,7 +132,7 @@ def _prepare(lines: LineList, *, keep_helium: bool) -> dict[str, np.ndarray]:
     columns = {
         "threshold_index": np.clip(np.searchsorted(coarse, lines.wavelength), 0, len(coarse) - 1),
         "position": position,
-        "frequency": _C * 1e8 / lines.wavelength,
+        "frequency": C_CGS * 1e8 / lines.wavelength,
         "strength": 10.0**lines.loggf,
         "energy": lines.elo,
         "ion": (lines.z - 1) * N_STAGES + lines.ion - 1,
@@ -184,11 +183,11 @@ def _spectrum(
 
     hydrogen_lines = hydrogen.line_absorption(low, high, state, vmic).T / density
     nodes = hydrogen.line_nodes(low, high)
-    hydrogen_lines *= 1 - np.exp(-_H_ERG * _C * 1e8 / (nodes[:, None] * K_ERG * temperature))
+    hydrogen_lines *= 1 - np.exp(-H_ERG * C_CGS * 1e8 / (nodes[:, None] * K_ERG * temperature))
 
     metal_lines = np.zeros((len(temperature), len(index)))
     masses = MASSES * ATOMIC_MASS
-    doppler = np.sqrt(2 * K_ERG * temperature / masses[:, None] + (vmic * 1e5) ** 2) / _C
+    doppler = np.sqrt(2 * K_ERG * temperature / masses[:, None] + (vmic * 1e5) ** 2) / C_CGS
     perturbers = (state.hydrogen + 0.42 * state.ions[1, 0]) * (temperature / 1e4) ** 0.3
     add_lines(
         metal_lines,
@@ -197,7 +196,7 @@ def _spectrum(
         ln_step=np.log(10) * LOG_STEP / SAMPLES,
         population=state.ions.reshape(-1, len(temperature)) / density,
         doppler=doppler,
-        inverse_kt=1 / (_K_EV * temperature),
+        inverse_kt=1 / (K_EV * temperature),
         electrons=state.electron_density,
         perturbers=perturbers,
     )
@@ -244,9 +243,9 @@ def _spectrum(
 def _add_helium(lines: np.ndarray, line: StarkLine, state: State, vmic: float, absorption: np.ndarray) -> None:
     """Add a helium line that has a Stark table to the opacity of lines (n_layer, n_wavelength) [cm²/g]."""
     temperature = state.temperature
-    frequency = _C * 1e8 / line.wavelength
-    number = state.ions[1, line.ion - 1] * line.g_lower * np.exp(-line.elo_ev / (_K_EV * temperature))
-    stimulated = 1 - np.exp(-_H_ERG * frequency / (K_ERG * temperature))
+    frequency = C_CGS * 1e8 / line.wavelength
+    number = state.ions[1, line.ion - 1] * line.g_lower * np.exp(-line.elo_ev / (K_EV * temperature))
+    stimulated = 1 - np.exp(-H_ERG * frequency / (K_ERG * temperature))
     amplitude = 0.02654008 * line.f * number * stimulated / state.density
     if line.ion == 2:
         amplitude *= hydrogen.occupation(float(line.upper), 2, state)

@@ -8,11 +8,8 @@ import numpy as np
 from scipy import constants
 
 from hotdask.library import hydrogen
-from hotdask.library.state import K_ERG, State
+from hotdask.library.state import C_CGS, H_ERG, K_ERG, K_EV, State
 
-_C = constants.c * 100
-_H_ERG = constants.h * 1e7
-_K_EV = constants.k / constants.e
 _THOMSON = constants.physical_constants["Thomson cross section"][0] * 1e4
 
 # John 1988, A&A 193, 189: bound-free (Table 1) and free-free (λ > 0.3645 μm, Table 3a) absorption of H⁻.
@@ -79,13 +76,13 @@ def molecular_ion(frequency: np.ndarray, state: State) -> np.ndarray:
     strength = -3.0233e3 + (3.7797e2 + (-1.82496e1 + (3.9207e-1 - 3.1672e-3 * log) * log) * log) * log
     f = frequency
     energy = -7.342e-3 + (-2.409e-15 + (1.028e-30 + (-4.230e-46 + (1.224e-61 - 1.351e-77 * f) * f) * f) * f) * f
-    exponent = -energy[:, None] / (_K_EV * state.temperature) + strength[:, None]
+    exponent = -energy[:, None] / (K_EV * state.temperature) + strength[:, None]
     return np.where(frequency[:, None] < 3.28e15, np.exp(exponent) * state.ions[0, 0] * 2 * state.protons, 0.0)
 
 
 def helium_bound_free(frequency: np.ndarray, state: State) -> np.ndarray:
     """Bound-free absorption of He I from n ≥ 3 (hydrogenic), stimulated emission not yet taken off [1/cm]."""
-    rydberg = hydrogen.RYDBERG_HE * _C
+    rydberg = hydrogen.RYDBERG_HE * C_CGS
     levels = [*_HELIUM_LEVELS, *((_HELIUM_IONIZATION - 13.6033 / n**2, 4.0 * n**2) for n in range(4, 16))]
     out = np.zeros((len(frequency), len(state.temperature)))
     for energy, weight in levels:
@@ -93,7 +90,7 @@ def helium_bound_free(frequency: np.ndarray, state: State) -> np.ndarray:
         n = np.sqrt(rydberg / threshold)
         u = frequency / threshold - 1
         cross_section = 2.815e29 / n**5 / frequency**3 * hydrogen.kramers_gaunt(n, np.maximum(u, 0.0))
-        number = state.ions[1, 0] * weight * np.exp(-energy / (_K_EV * state.temperature))
+        number = state.ions[1, 0] * weight * np.exp(-energy / (K_EV * state.temperature))
         out += np.where(u > 0, cross_section, 0.0)[:, None] * number
     return out
 
@@ -106,9 +103,9 @@ def free_free(frequency: np.ndarray, state: State) -> np.ndarray:
     Mihalas 1978, eq 4-122; Gaunt factor of Menzel & Pekeris 1935 to second order, averaged over the electrons'
     energies: within 2 % of Karzas & Latter 1961.
     """
-    wavelength = 1e8 * _C / frequency[:, None]
+    wavelength = 1e8 * C_CGS / frequency[:, None]
     out = np.zeros((len(frequency), len(state.temperature)))
-    energy = wavelength * 1e-8 * K_ERG * state.temperature / (_H_ERG * _C)
+    energy = wavelength * 1e-8 * K_ERG * state.temperature / (H_ERG * C_CGS)
     # He II has the partition function 2, the bare nuclei 1; metals hardly count.
     for charge, number in ((1, state.protons + 2 * state.ions[1, 1]), (2, state.ions[1, 2])):
         x = 1 / (wavelength * 1.0973731e-3 * charge**2)
@@ -128,8 +125,8 @@ def metal_continuum(frequency: np.ndarray, state: State) -> np.ndarray:
     Kramers' law with levels n ≥ Z √(Ry/hν) (Kurucz 1970, SAO SR 309, HOTOP).
     """
     out = np.zeros((len(frequency), len(state.temperature)))
-    kt = _K_EV * state.temperature
-    photon = _H_ERG * frequency / (constants.e * 1e7)
+    kt = K_EV * state.temperature
+    photon = H_ERG * frequency / (constants.e * 1e7)
     for charge in range(1, len(state.metals)):
         energy = 13.606 * charge**2
         levels = np.arange(3, 16)[:, None]
@@ -170,10 +167,10 @@ def absorption(wavelength: np.ndarray, state: State, *, dissolved: bool) -> np.n
     (n, n_layer) float64
         [1/cm].
     """
-    frequency = 1e8 * _C / wavelength
+    frequency = 1e8 * C_CGS / wavelength
     total = hydrogen.bound_free(frequency, 1, state, dissolved=dissolved)
     total += hydrogen.bound_free(frequency, 2, state, dissolved=dissolved)
     total += helium_bound_free(frequency, state) + free_free(frequency, state)
     total += metal_continuum(frequency, state) + molecular_ion(frequency, state)
-    stimulated = 1 - np.exp(-_H_ERG * frequency[:, None] / (K_ERG * state.temperature))
+    stimulated = 1 - np.exp(-H_ERG * frequency[:, None] / (K_ERG * state.temperature))
     return total * stimulated + hminus(wavelength, state)

@@ -9,7 +9,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import qmc
 
 from hotdask.errors import SettingsError
-from hotdask.labels import INDEX, LABEL_NAMES, N_LABELS
+from hotdask.labels import INDEX, LABEL_NAMES, N_LABELS, RELATIVE
 from hotdask.library.isochrones import Isochrones, read_isochrones
 
 RANGES: dict[str, tuple[float, float]] = {
@@ -29,7 +29,6 @@ RANGES: dict[str, tuple[float, float]] = {
 METAL_RICH = -1.0
 """[Fe/H] above which extra syntheses lie [dex]."""
 
-_RELATIVE = {f"{x}_fe": f"{x}_h" for x in ("c", "n", "o", "si", "s")}
 _ORDER = tuple(RANGES)
 _BLOCK = 4096
 """Points tried at once; a power of two keeps Sobol's balance."""
@@ -84,7 +83,7 @@ class Sampling:
     def __post_init__(self):
         if self.n < 1:
             raise SettingsError(f"sampling.n = {self.n}; give at least 1")
-        known = {*RANGES, *_RELATIVE.values()}
+        known = {*RANGES, *RELATIVE.values()}
         for name, (low, high) in self.ranges.items():
             if name not in known:
                 why = "rotation is applied after the synthesis" if name == "vsini" else f"give any of {sorted(known)}"
@@ -167,9 +166,9 @@ def _labels(unit: np.ndarray, sampling: Sampling, ranges: Mapping[str, tuple[flo
         value["teff"] = 10**log_teff
     labels = np.zeros((len(unit), N_LABELS))
     for i, name in enumerate(_ORDER):
-        if name in _RELATIVE:
+        if name in RELATIVE:
             value[name] = _solar_like(unit[:, i], *ranges[name], sampling.solar_like)
-            labels[:, INDEX[_RELATIVE[name]]] = value[name] + value["fe_h"]
+            labels[:, INDEX[RELATIVE[name]]] = value[name] + value["fe_h"]
         else:
             labels[:, INDEX[name]] = value[name]
     return labels

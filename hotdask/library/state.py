@@ -8,6 +8,8 @@ from scipy import constants
 from hotdask.errors import SynthesisError
 from hotdask.library.atoms import MASSES, N_STAGES, ionization_energy, partition_function
 
+C_CGS = constants.c * 100
+H_ERG = constants.h * 1e7
 K_ERG = constants.k * 1e7
 K_EV = constants.k / constants.e
 ATOMIC_MASS = constants.atomic_mass * 1e3

@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from hotdask.errors import InputError
-from hotdask.labels import LABEL_NAMES
+from hotdask.labels import LABEL_NAMES, RELATIVE
 from hotdask.library.spectra import LOG_START, LOG_STEP, Library
 
 _CONTINUUM_RANGE = (3.5710, 3.9553)
 _SCALE = 60000.0
 _ARRAYS = ("residual_intensity", "continuum", "labels", "label_names")
-_RELATIVE = {f"{x}_fe": f"{x}_h" for x in ("c", "n", "o", "si", "s")}
 
 
 def read_npz(path: str | Path) -> Library:
@@ -43,10 +42,10 @@ def read_npz(path: str | Path) -> Library:
         raise InputError(f"{path}: cannot be read as a library ({error}); give an .npz file of syntheses") from error
 
     column = {str(name): arrays["labels"][:, i] for i, name in enumerate(arrays["label_names"])}
-    needed = {"teff", "logg", "vmic", "n_he", "fe_h", *_RELATIVE}
+    needed = {"teff", "logg", "vmic", "n_he", "fe_h", *RELATIVE}
     if needed - column.keys():
         raise InputError(f"{path}: labels {sorted(needed - column.keys())} are missing from label_names")
-    for relative, absolute in _RELATIVE.items():
+    for relative, absolute in RELATIVE.items():
         column[absolute] = column[relative] + column["fe_h"]
     column["vsini"] = np.zeros_like(column["teff"])
 
