@@ -5,6 +5,7 @@ third is a wavelength (DR2-DR8), five rows whose third is flux over continuum (D
 """
 
 import io
+import math
 import os
 import re
 import stat
@@ -22,6 +23,7 @@ from isal import isal_zlib
 from hotdask import schema
 from hotdask.errors import SpectrumError
 from hotdask.labels import LSF_NAMES
+from hotdask.store.strictfits import parse_strict
 from hotdask.windows import LOG_STEP, N_OBSERVED, OBSERVED_LOG_START, SPEED_OF_LIGHT
 
 REASONS: dict[str, str] = {
@@ -70,6 +72,7 @@ _CARDS = (
     *("RA", "DEC", "Z", "Z_ERR", "CLASS", "SUBCLASS"),
     *(f"{stem}{band}" for band in "UGRIZ" for stem in ("SNR", "SN_")),
 )
+_NO_NUMBERS = (bool, np.bool_, complex, np.complexfloating)
 # PLANID may contain underscores and hyphens: the greedy middle parses the name from the right.
 _NAME = re.compile(r"spec-([0-9]{5})-(.+)_sp([0-9]{2})-([0-9]{3})\.fits(?:\.gz)?", re.DOTALL)
 
@@ -230,7 +233,8 @@ def parse_name(name: str) -> tuple[int, str, int, int] | None:
 
 
 def _frame(rows: list[dict], columns: tuple[schema.Column, ...]) -> pd.DataFrame:
-    return pd.DataFrame(rows, columns=[c.name for c in columns]).astype(schema.empty_frame(columns).dtypes)
+    frame = pd.DataFrame({c.name: [row[c.name] for row in rows] for c in columns})
+    return frame.astype(schema.empty_frame(columns).dtypes)
 
 
 def _reject(path: str, file: _File | None, error: SpectrumError) -> dict:
@@ -249,6 +253,21 @@ def _load(path: str) -> _File:
     raw = _read_bytes(path)
     if not raw.startswith(b"SIMPLE"):
         raise SpectrumError("not_fits", f"starts with {raw[:8]!r}, not with SIMPLE; is it a web page or another file?")
+    return _File(path, *(_read_strictly(raw) or _read_with_astropy(raw)))
+
+
+def _read_strictly(raw: bytes) -> tuple[dict, tuple] | None:
+    """What `_read_with_astropy` gives, ten times faster; None for whatever is not written as the survey writes it."""
+    found = parse_strict(raw, _CARDS)
+    if found is None:
+        return None
+    cards, data = found
+    if isinstance(data, dict):
+        return (cards, _table_rows(data)) if all(name in data for name in _COADD) else None
+    return (cards, _image_rows(data, cards)) if _is_image(data.shape) else None
+
+
+def _read_with_astropy(raw: bytes) -> tuple[dict, tuple]:
     _check_structure(raw)
     # astropy warns of what it mends and raises whatever numpy does on garbage; all of it is this file's fault. Memory
     # that runs out is not: to call a good file damaged then would lose it in silence.
@@ -257,7 +276,7 @@ def _load(path: str) -> _File:
             warnings.catch_warnings(action="ignore"),
             fits.open(io.BytesIO(raw), memmap=False, disable_image_compression=True) as hdus,
         ):
-            return _File(path, *_parse(hdus, len(raw)))
+            return _parse(hdus, len(raw))
     except (SpectrumError, MemoryError):
         raise
     except Exception as error:
@@ -332,18 +351,22 @@ def _parse(hdus: fits.HDUList, n_bytes: int) -> tuple[dict, tuple]:
     cards = {key: _card(primary.header, key) for key in _CARDS}
     shape = primary.shape
     if shape:
-        if len(shape) != 2 or shape[0] != 5 or not 2 <= shape[1] <= _MAX_PIXELS:
+        if not _is_image(shape):
             raise SpectrumError(
                 "bad_shape", f"the primary image is {shape}, not (5, N); is it a LAMOST low-resolution file?"
             )
         _check_complete(primary, n_bytes)
-        rows = tuple(primary.data)
-        return cards, (*rows[:2], _third_row(rows[2], str(cards["EXTEN0"])), *rows[3:])
+        return cards, _image_rows(primary.data, cards)
     table = _first_extension(hdus)
     if isinstance(table, fits.BinTableHDU):
         names = {name.upper(): name for name in table.columns.names}
         if all(column in names for column in _COADD):
-            return cards, _table_rows(table, [names[column] for column in _COADD], n_bytes)
+            _check_complete(table, n_bytes)
+            if len(table.data) != 1:
+                raise SpectrumError(
+                    "bad_shape", f"the COADD table has {len(table.data)} rows, not 1; give one spectrum per file"
+                )
+            return cards, _table_rows({name: np.asarray(table.data.field(names[name]))[0] for name in _COADD})
     cut = "; its length is no multiple of 2880, so it was cut: fetch it again" if n_bytes % _BLOCK else ""
     raise SpectrumError(
         "truncated" if cut else "unknown_layout",
@@ -364,6 +387,15 @@ def _check_complete(hdu, n_bytes: int) -> None:
         raise SpectrumError("truncated", f"the data need {end} bytes and the file has {n_bytes}; fetch it again")
 
 
+def _is_image(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 and shape[0] == 5 and 2 <= shape[1] <= _MAX_PIXELS
+
+
+def _image_rows(image: np.ndarray, cards: dict) -> tuple:
+    rows = tuple(_native(image))
+    return (*rows[:2], _third_row(rows[2], str(cards["EXTEN0"])), *rows[3:])
+
+
 def _third_row(row: np.ndarray, claim: str) -> np.ndarray | None:
     """The third row if it is a wavelength, None if it is flux over continuum."""
     if _increases(row):
@@ -378,22 +410,22 @@ def _third_row(row: np.ndarray, claim: str) -> np.ndarray | None:
     )
 
 
-def _table_rows(hdu: fits.BinTableHDU, names: list[str], n_bytes: int) -> tuple:
-    _check_complete(hdu, n_bytes)
-    table = hdu.data
-    if len(table) != 1:
-        raise SpectrumError("bad_shape", f"the COADD table has {len(table)} rows, not 1; give one spectrum per file")
-    rows = tuple(np.asarray(table.field(name))[0] for name in names)
-    shapes = {np.shape(row) for row in rows}
-    numeric = all(row.dtype.kind in "fiu" for row in map(np.asarray, rows))
+def _table_rows(columns: Mapping[str, object]) -> tuple:
+    rows = tuple(map(_native, (columns[name] for name in _COADD)))
+    shapes = {row.shape for row in rows}
+    numeric = all(row.dtype.kind in "fiu" for row in rows)
     if len(shapes) != 1 or len(shape := shapes.pop()) != 1 or not 2 <= shape[0] <= _MAX_PIXELS or not numeric:
-        found = ", ".join(
-            f"{name} {np.asarray(row).dtype.str}{np.shape(row)}" for name, row in zip(names, rows, strict=True)
-        )
+        found = ", ".join(f"{name} {row.dtype.str}{row.shape}" for name, row in zip(_COADD, rows, strict=True))
         raise SpectrumError("bad_shape", f"the COADD columns are not five number vectors of one length: {found}")
     if not _increases(rows[2]):
         raise SpectrumError("bad_wavelength", "the WAVELENGTH column does not increase; fetch the file again")
     return rows
+
+
+def _native(values: object) -> np.ndarray:
+    """In the machine's byte order, in which numpy computes several times faster."""
+    values = np.asarray(values)
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def _increases(row: np.ndarray) -> bool:
@@ -423,7 +455,7 @@ def _spectrum(file: _File, overrides: Mapping[str, object], classes: tuple[str, 
     _check_velocity(meta, file.cards["Z"])
     with np.errstate(all="ignore"):
         pixels = _pixels(file.rows, file.cards)
-    meta["n_good"] = int(np.count_nonzero(pixels[1]))
+    meta["n_good"] = int(np.count_nonzero(pixels[1] > 0))
     if meta["n_good"] == 0:
         raise SpectrumError("no_good_pixels", "no pixel has a flux and ivar > 0; take it off the inputs")
     return Spectrum(*pixels, {column.name: meta[column.name] for column in schema.SPECTRA})
@@ -527,18 +559,22 @@ def _pixels(rows: tuple, cards: dict) -> tuple[np.ndarray, np.ndarray, np.ndarra
     source, target = _place(_log_wavelength(rows[2], rows[0].size, cards))
     flux, ivar = np.zeros((2, N_OBSERVED), np.float32)
     masks = np.zeros((2, N_OBSERVED), np.uint16)
-    # float32 first, so that a double too large for it is seen as infinite; this also makes them native-endian.
-    flux[target] = rows[0][source].astype(np.float32)
-    ivar[target] = rows[1][source].astype(np.float32)
+    # Now float32, a double too large for it is seen as infinite.
+    flux[target] = rows[0][source]
+    ivar[target] = rows[1][source]
     masks[0, target] = _mask_bits(rows[3][source])
     masks[1, target] = _mask_bits(rows[4][source])
     bad = ~(np.isfinite(flux) & np.isfinite(ivar) & (ivar >= 0))
-    flux[bad] = 0
-    ivar[bad] = 0
+    if bad.any():
+        flux[bad] = 0
+        ivar[bad] = 0
     # The ends of some spectra are padded with flux 0 that claims to be measured.
-    measured = np.flatnonzero((flux != 0) & (ivar > 0))
-    ivar[: measured[0] if measured.size else None] = 0
-    ivar[measured[-1] + 1 if measured.size else 0 :] = 0
+    measured = (flux != 0) & (ivar > 0)
+    if measured.any():
+        ivar[: measured.argmax()] = 0
+        ivar[N_OBSERVED - measured[::-1].argmax() :] = 0
+    else:
+        ivar[:] = 0
     return flux, ivar, masks[0], masks[1]
 
 
@@ -564,31 +600,37 @@ def _log_wavelength(row: np.ndarray | None, n: int, cards: dict) -> np.ndarray:
     return log_wavelength
 
 
-def _place(log_wavelength: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which pixels of the file go where on the grid."""
+def _place(log_wavelength: np.ndarray) -> tuple[slice, slice | np.ndarray]:
+    """Which pixels of the file go where on the grid; wavelengths must increase."""
     position = (log_wavelength - OBSERVED_LOG_START) / LOG_STEP
-    source = np.flatnonzero((position > -0.5) & (position < N_OBSERVED - 0.5))
-    if not source.size:
-        raise SpectrumError("off_grid", "no pixel lies within 3700-9099 Å; is it a LAMOST low-resolution file?")
+    inside = (position > -0.5) & (position < N_OBSERVED - 0.5)
+    first = int(inside.argmax())
+    source = slice(first, first + np.count_nonzero(inside))
     position = position[source]
-    target = np.rint(position).astype(np.int64)
-    off = np.abs(position - target).max()
-    steps = np.diff(target)
+    if not position.size:
+        raise SpectrumError("off_grid", "no pixel lies within 3700-9099 Å; is it a LAMOST low-resolution file?")
+    nearest = np.rint(position)
+    off = np.abs(position - nearest).max()
+    steps = np.diff(nearest)
+    n_adjacent = np.count_nonzero(steps == 1)
     # Gaps are allowed; a coarser grid, all of whose pixels happen to hit, is not.
-    if off > _GRID_TOLERANCE or (steps < 1).any() or 2 * np.count_nonzero(steps == 1) < steps.size:
+    if off > _GRID_TOLERANCE or (steps < 1).any() or 2 * n_adjacent < steps.size:
         raise SpectrumError(
             "off_grid",
             f"the pixels are not those of 10^(3.5682 + 0.0001 i): up to {off:.2f} pixel off (0.05 allowed), "
             f"{np.median(np.r_[1, steps]):g} pixel apart; resample them first",
         )
-    return source, target
+    # A slice is several times faster than its indices.
+    gapless = n_adjacent == steps.size
+    return source, slice(int(nearest[0]), int(nearest[-1]) + 1) if gapless else nearest.astype(np.int64)
 
 
 def _mask_bits(values: np.ndarray) -> np.ndarray:
     """Mask values as 16 bits; what is no whole number of 16 bits sets them all, so that the pixel is not trusted."""
-    values = values.astype(np.float64)
     whole = (values >= 0) & (values <= 0xFFFF) & (values == np.floor(values))
-    return np.where(whole, values, 0xFFFF).astype(np.uint16)
+    bits = np.full(values.shape, 0xFFFF, np.uint16)
+    np.copyto(bits, values, casting="unsafe", where=whole)
+    return bits
 
 
 # Header values: anything may stand anywhere
@@ -596,13 +638,13 @@ def _mask_bits(values: np.ndarray) -> np.ndarray:
 
 def _number(value: object, default: float | None = None) -> float | None:
     """A finite number, also from text that spells one; else the default."""
-    if isinstance(value, bool | np.bool_ | complex | np.complexfloating):
+    if isinstance(value, _NO_NUMBERS):
         return default
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return default
-    return number if np.isfinite(number) else default
+    return number if math.isfinite(number) else default
 
 
 def _integer(value: object, low: int, high: int, *, default: int | None) -> int | None:

@@ -388,6 +388,14 @@ def test_pixels_outside_the_grid_are_dropped(tmp_path):
     assert not spectrum.flux[3904:].any()
 
 
+def test_gaps_between_pixels_stay_empty(tmp_path):
+    kept = np.r_[:1000, 1010:N]
+    spectrum = read_spectrum(edit(write(tmp_path), remove=("COEFF0", "COEFF1"), data=lambda d: d[:, kept]))
+    for key in ("flux", "ivar", "andmask", "ormask"):
+        np.testing.assert_array_equal(getattr(spectrum, key)[kept], pixels()[key][kept])
+        assert not getattr(spectrum, key)[1000:1010].any()
+
+
 def test_bad_pixels_have_no_weight(tmp_path):
     data = pixels()
     flux, ivar = data["flux"].astype(np.float64), data["ivar"].astype(np.float64)
