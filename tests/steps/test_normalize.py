@@ -91,6 +91,31 @@ def test_equation_1_summed_directly(scale, cutoff):
     np.testing.assert_allclose(result_ivar[firm], (ivar * expected**2)[firm], rtol=3e-5)
 
 
+def test_wide_gaps_are_summed_as_exactly():
+    """Where few pixels carry the continuum, across gaps and in the widest windows, it is the direct sum still."""
+    flux, ivar = noisy_spectra(12)
+    for i, width in enumerate(np.linspace(50, 900, 12)):
+        ivar[i, np.abs(WAVELENGTH - 4000 - 350 * i) < width / 2] = 0
+    expected, support = direct(flux.astype(float), ivar > 0, kernel(5.0))
+    _, result_ivar, continuum = PLAIN.normalize(flux, ivar)
+    carried = support > 10.01
+    assert ((ivar == 0) & carried).any()
+    np.testing.assert_allclose(continuum[carried], expected[carried], rtol=2e-5)
+    used = result_ivar > 0
+    np.testing.assert_allclose(continuum[used], expected[used], rtol=1e-5)
+
+
+def test_a_pixel_out_of_reach_has_no_continuum():
+    flux, ivar = noisy_spectra(2)
+    near = Normalizer(WAVELENGTH, slope=False, exclude=[(3000.0, 5000.0), (5600.0, 9999.0)])
+    result, result_ivar, continuum = near.normalize(flux, ivar)
+    beyond = (WAVELENGTH < 4740) | (WAVELENGTH > 5860)
+    assert np.isnan(continuum[:, beyond]).all()
+    np.testing.assert_array_equal(result[:, beyond], 1)
+    np.testing.assert_array_equal(result_ivar[:, beyond], 0)
+    assert np.isfinite(continuum[:, (WAVELENGTH > 5000) & (WAVELENGTH < 5600)]).all()
+
+
 def test_slope_divides_out_and_comes_back():
     """With the slope the smoothing acts on flux/trend; for flux = trend · g it is Eq 1 of g, times the trend."""
     flux, ivar = noisy_spectra()
@@ -218,12 +243,78 @@ def test_what_bad_pixels_hold_does_not_matter():
     assert np.isfinite(dirty[0]).all()
 
 
+@pytest.mark.parametrize("normalizer", [SLOPED, PLAIN])
+def test_filled_is_the_same_where_nothing_is_missing(normalizer):
+    flux, ivar = noisy_spectra()
+    ivar = np.maximum(ivar, 50)
+    for filled, plain in zip(
+        normalizer.normalize_filled(flux, ivar, np.full_like(flux, np.pi)),
+        normalizer.normalize(flux, ivar),
+        strict=True,
+    ):
+        np.testing.assert_allclose(filled, plain, rtol=3e-6)
+
+
+@pytest.mark.parametrize("normalizer", [SLOPED, PLAIN])
+def test_a_model_fills_holes_without_a_trace(syntheses, normalizer):
+    """A spectrum with holes, filled from itself, is normalized like the whole spectrum; unfilled it is not."""
+    _, flux = syntheses
+    ones = np.ones_like(flux)
+    rng = np.random.default_rng(5)
+    good = rng.random(flux.shape) > 0.03
+    for row, start in enumerate(rng.integers(0, WAVELENGTH.size - 60, len(flux))):
+        good[row, start : start + 60] = False
+    whole = normalizer.normalize(flux, ones)
+    holed = np.where(good, flux, np.where(rng.random(flux.shape) < 0.5, np.nan, -1e3)).astype(np.float32)
+    filled = normalizer.normalize_filled(holed, good, flux)
+    np.testing.assert_allclose(filled[0][good], whole[0][good], rtol=1e-6)
+    np.testing.assert_allclose(filled[2], whole[2], rtol=1e-6)
+    np.testing.assert_allclose(filled[1][good], whole[1][good], rtol=2e-6)
+    np.testing.assert_array_equal(filled[1][~good], 0)
+    np.testing.assert_array_equal(filled[0][np.isnan(holed)], 1)
+    unfilled = normalizer.normalize(holed, good)
+    usable = good & FITTED & (unfilled[1] > 0)
+    assert np.abs(unfilled[0] / whole[0] - 1)[usable].max() > 1e-3
+
+
+def test_filled_is_equation_1_of_the_filled_spectrum():
+    flux, ivar = noisy_spectra()
+    star, _ = noisy_spectra(seed=1)
+    filled = np.where(ivar > 0, flux, star).astype(float)
+    expected, _ = direct(filled, np.ones(flux.shape, bool), kernel(5.0))
+    result, result_ivar, continuum = PLAIN.normalize_filled(flux, ivar, star)
+    np.testing.assert_allclose(continuum, expected, rtol=1e-5)
+    np.testing.assert_allclose(result, flux / expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(result_ivar, ivar * expected**2, rtol=3e-5)
+
+
 @pytest.mark.parametrize("size", [1, 2, 5, 64, 70])
 def test_rows_do_not_depend_on_their_batch(size):
     flux, ivar = noisy_spectra(70)
     rows = np.random.default_rng(size).permutation(70)[:size]
     for part, whole in zip(SLOPED.normalize(flux[rows], ivar[rows]), SLOPED.normalize(flux, ivar), strict=True):
         np.testing.assert_array_equal(part, whole[rows])
+    star, _ = noisy_spectra(70, seed=1)
+    for part, whole in zip(
+        SLOPED.normalize_filled(flux[rows], ivar[rows], star[rows]),
+        SLOPED.normalize_filled(flux, ivar, star),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(part, whole[rows])
+
+
+def test_a_row_does_not_depend_on_the_gaps_of_others():
+    """Gaps need the whole kernel; how many other spectra need it in the same place must not show."""
+    flux, ivar = noisy_spectra(300)
+    ivar[::3, (WAVELENGTH > 5100) & (WAVELENGTH < 5500)] = 0
+    ivar[1::7, WAVELENGTH < 6000] = 0
+    order = np.random.default_rng(2).permutation(300)
+    for shuffled, straight in zip(
+        SLOPED.normalize(flux[order], ivar[order]), SLOPED.normalize(flux, ivar), strict=True
+    ):
+        np.testing.assert_array_equal(shuffled, straight[order])
+    for alone, straight in zip(SLOPED.normalize(flux[:1], ivar[:1]), SLOPED.normalize(flux, ivar), strict=True):
+        np.testing.assert_array_equal(alone, straight[:1])
 
 
 def test_result_types_and_empty_input():
