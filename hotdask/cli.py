@@ -49,6 +49,7 @@ def _cluster_options(function: Callable) -> Callable:
 
 def _input_options(function: Callable) -> Callable:
     for option in (
+        click.option("--profile", is_flag=True, help="Write what it costs to OUT/profile: Dask's report, kernels."),
         _cluster_options,
         click.option("--truth", help="Truth table of a simulated survey, to compare with in the report."),
         click.option("--limit", type=int, help="Only the first N files."),
@@ -85,12 +86,12 @@ def _settings(settings, spectra, table, out, classes, limit, truth, scheduler, w
     return load_settings(path, **overrides)
 
 
-def _run(until: str, **options) -> None:
+def _run(until: str, profile: bool, **options) -> None:
     # Settings first: what is wrong with them is said before Dask and torch are imported.
     settings = _settings(**options)
     from hotdask.pipeline.execute import run
 
-    run(settings, until=until, echo=click.echo)
+    run(settings, until=until, profile=profile, echo=click.echo)
 
 
 @main.command()
@@ -179,6 +180,8 @@ def check_library(store, page) -> None:
 @click.option("--draws", type=int, help="Spectra drawn of each synthesis.")
 @click.option("--basis", type=int, help="Coefficients of the low-rank network.")
 @click.option("--hidden", type=int, help="Nodes of each hidden layer.")
+@click.option("--inverse-draws", type=int, help="Simulated spectra from which it learns where fits start.")
+@click.option("--inverse-passes", type=int, help="Passes over those.")
 @click.option("--pixels", type=int, help="Per-pixel networks trained at once; all 3801 suit a GPU.")
 @click.option("--seed", type=int, help="Seed of the split, the draws and the network.")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where the network is trained.")

@@ -73,9 +73,12 @@ class Fit(_Section):
     min_pixels: int = Field(300, ge=50, description="fewer good pixels than this are not fitted")
     max_iterations: int = Field(60, ge=1, description="Levenberg-Marquardt steps per start")
     continuum_tolerance: float = Field(
-        1e-3, gt=0, description="shift of the continuum by bad pixels above which a first fit corrects it"
+        1e-2, gt=0, description="shift of the continuum by bad pixels above which a first fit corrects it"
     )
     emulator: str | None = Field(None, description="emulator file (.safetensors); default: the one shipped")
+    refine: str | None = Field(
+        None, description="file of a per-pixel emulator (.safetensors) that goes on where fits with the other end"
+    )
 
 
 class Catalog(_Section):
@@ -95,6 +98,9 @@ class Cluster(_Section):
 
     scheduler: str | None = Field(None, description="address of a running scheduler, e.g. tls://host:8786")
     workers: int | None = Field(None, ge=1, description="worker processes of a local cluster; default: one per core")
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="where fits run; with cuda every task of a fit takes a worker's resource GPU = 1"
+    )
     memory_limit: str = Field(
         "4GiB", pattern=r"^\d+(\.\d+)? ?[kKMGT]i?B$", description="per worker of a local cluster, e.g. 4GiB"
     )
@@ -148,7 +154,7 @@ class Settings(_Section):
             update={
                 "out": here(self.out),
                 "input": update(self.input, "spectra", "table"),
-                "fit": update(self.fit, "emulator"),
+                "fit": update(self.fit, "emulator", "refine"),
                 "report": update(self.report, "truth"),
             }
         )

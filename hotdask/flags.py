@@ -38,5 +38,5 @@ DESCRIPTIONS: dict[Flag, str] = {
     Flag.NO_CHI2RATIO: "Too few spectra of like Teff and S/N to compare chi2_red with: chi2ratio is missing.",
     Flag.UNSCALED_ERRORS: "Errors of one or more labels are formal: too few repeat visits to scale them, or no S/N.",
     Flag.LARGE_VELOCITY: "|rv| above 0.02 c: a suspect velocity.",
-    Flag.CONTINUUM_CORRECTED: "Bad pixels shifted the continuum by over 0.1 %; a first fit of the star corrected it.",
+    Flag.CONTINUUM_CORRECTED: "Bad pixels shifted the continuum by over 1 %; a first fit of the star corrected it.",
 }

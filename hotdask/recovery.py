@@ -350,9 +350,8 @@ def label_both_ways(labeler: Labeler, flux: np.ndarray, ivar: np.ndarray) -> dic
         ``catalog``, ``all``, ``single``.
     """
     found = labeler.label(flux, ivar, np.zeros(len(flux)))
-    normalized, normalized_ivar, notes = labeler.prepare(flux, ivar, np.zeros(len(flux)))
-    block = labeler.fitter.load(normalized, normalized_ivar, notes["lsf"])
-    single = block.fit("all", [single_start(labeler, notes["teff_guess"])])
+    prepared = labeler.prepare(flux, ivar, np.zeros(len(flux)))
+    single = prepared.block.fit("all", [single_start(labeler, prepared.teff_guess)])
     return {
         "catalog": np.column_stack([found[name] for name in LABEL_NAMES]),
         "all": np.column_stack([found[f"{name}_all"] for name in LABEL_NAMES]),
@@ -423,15 +422,15 @@ def count_minima(
         again from the masked one; and with catalog starts that end below the best of the k.
     """
     n = len(flux)
-    normalized, normalized_ivar, notes = labeler.prepare(flux, ivar, np.zeros(n))
-    block = labeler.fitter.load(normalized, normalized_ivar, notes["lsf"])
+    prepared = labeler.prepare(flux, ivar, np.zeros(n))
+    block = prepared.block
     clock = time.process_time()
-    everything, masked, refitted = fit_both(block, notes["teff_guess"], notes["start"])
+    everything, masked, refitted = fit_both(block, prepared.starts)
     pair_seconds = (time.process_time() - clock) / n
     catalog = {"all": everything, "hmasked": masked}
     rows, facts = {}, {}
     for which in ("all", "hmasked"):
-        single, single_seconds = _timed(block, which, single_start(labeler, notes["teff_guess"]))
+        single, single_seconds = _timed(block, which, single_start(labeler, prepared.teff_guess))
         tried = [_timed(block, which, np.broadcast_to(start, (n, N_LABELS))) for start in starts]
         chi2 = np.array([solution.chi2 for solution, _ in tried])
         seconds = np.array([spent for _, spent in tried])

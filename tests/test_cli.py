@@ -65,7 +65,8 @@ def test_every_verb_explains_itself(verb: str) -> None:
     assert result.exit_code == 0
     assert len(result.output.split("\n\n")[1].strip()) > 15
     if verb in ("ingest", "fit", "catalog", "report", "run"):
-        for option in ("--spectra", "--table", "--out", "--scheduler", "--workers", "--limit", "--classes", "--truth"):
+        cluster = ("--scheduler", "--workers", "--profile")
+        for option in ("--spectra", "--table", "--out", "--limit", "--classes", "--truth", *cluster):
             assert option in result.output
 
 
@@ -101,9 +102,10 @@ def test_from_files_to_report(survey: Path, scheduler: str, tmp_path: Path) -> N
     assert f"hotdask run {out}" in status.output
 
     # What status advises goes on with the same settings.
-    result = call("catalog", out)
+    result = call("catalog", out, "--profile")
     assert result.exit_code == 0, result.output
     assert "catalog: 18 spectra of 14 stars" in result.output
+    assert re.search(r"^fit +read cube", result.output, re.MULTILINE)
     assert not (out / "report").exists()
     assert load_settings(out / "settings.toml").cluster.scheduler == scheduler
 

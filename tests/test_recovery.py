@@ -14,6 +14,7 @@ from hotdask.emulator.broadening import Broadener
 from hotdask.emulator.lowrank import LowRankEmulator
 from hotdask.emulator.training import library_hash
 from hotdask.errors import InputError
+from hotdask.flags import Flag
 from hotdask.information import B_STAR
 from hotdask.labels import INDEX, LABELS, N_LABELS
 from hotdask.library.regrid import to_fine
@@ -145,7 +146,8 @@ def test_observed_noise_and_grid(labeler):
     labels = np.tile(FIDUCIAL_B, (100, 1))
     flux, ivar = made_by_emulator(labeler, labels, 50.0)
     assert flux.shape == ivar.shape == (100, windows.N_OBSERVED)
-    normalized, normalized_ivar, _ = labeler.prepare(flux, ivar, np.zeros(100))
+    prepared = labeler.prepare(flux, ivar, np.zeros(100))
+    normalized, normalized_ivar = prepared.flux, prepared.ivar
     used = ~windows.inside(labeler.wavelength, windows.FIT_MASK)
     # The continuum of the noisy spectrum is not quite that of the clean one.
     np.testing.assert_allclose(np.sqrt(normalized_ivar[:, used]), 50, rtol=0.03)
@@ -166,9 +168,9 @@ def test_observed_without_noise_is_what_the_emulator_learned(labeler, library):
     expected = broadener.broaden(broadener.transform(library.flux[[5, 3]]), labels[:, INDEX["vsini"]], lsf)
     expected, _, _ = labeler.normalizer.normalize(expected, np.ones_like(expected))
     flux, ivar = observe(flux, 1e6, labeler.normalizer, np.random.default_rng(0))
-    normalized, _, notes = labeler.prepare(flux, ivar, np.zeros(2))
-    assert np.isnan(notes["start"]).all(), "no pixel is bad, so no continuum is corrected"
-    np.testing.assert_allclose(normalized, expected, atol=5e-5)
+    prepared = labeler.prepare(flux, ivar, np.zeros(2))
+    assert (prepared.flags & Flag.CONTINUUM_CORRECTED == 0).all(), "no pixel is bad, so no continuum is corrected"
+    np.testing.assert_allclose(prepared.flux, expected, atol=5e-5)
 
 
 def test_stars_of_the_emulator_come_back(labeler):
@@ -209,12 +211,12 @@ def test_minima_are_those_of_fits_made_one_by_one(labeler):
     flux, ivar = made_by_emulator(labeler, labels, 100.0)
     starts = space_filling(EMULATOR, 4, 1)
     rows, facts = count_minima(labeler, flux, ivar, starts)
-    normalized, normalized_ivar, notes = labeler.prepare(flux, ivar, np.zeros(n))
-    block = labeler.fitter.load(normalized, normalized_ivar, notes["lsf"])
-    pair = dict(zip(("all", "hmasked"), fit_both(block, notes["teff_guess"], notes["start"])[:2], strict=True))
+    prepared = labeler.prepare(flux, ivar, np.zeros(n))
+    block = prepared.block
+    pair = dict(zip(("all", "hmasked"), fit_both(block, prepared.starts)[:2], strict=True))
     for which in ("all", "hmasked"):
         tried = [block.fit(which, [np.broadcast_to(start, labels.shape)]) for start in starts]
-        one = block.fit(which, [single_start(labeler, notes["teff_guess"])])
+        one = block.fit(which, [single_start(labeler, prepared.teff_guess)])
         chi2 = {f"{k} space-filling": np.min([s.chi2 for s in tried[:k]], axis=0) for k in (1, 2, 4)}
         chi2 |= {f"catalog + {name}": np.minimum(pair[which].chi2, found) for name, found in chi2.items()}
         chi2 |= {"catalog": pair[which].chi2, "one start, Eq 4": one.chi2}

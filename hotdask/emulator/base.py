@@ -96,6 +96,10 @@ class LibraryEmulator:
         labels[..., 0] = 10 ** labels[..., 0]
         return labels.numpy()
 
+    def scaled_teff(self, teff: float) -> float:
+        """Where a temperature [K] lies among network inputs."""
+        return float((np.log10(teff) - self._center[0]) / self._scale[0])
+
     def scale_lsf(self, lsf: np.ndarray) -> torch.Tensor:
         """(n, 6) line-spread coefficients [Å] as float64 network inputs."""
         lsf = torch.from_numpy(np.array(lsf, dtype=np.float64))

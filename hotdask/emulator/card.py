@@ -49,6 +49,7 @@ def card_text(card: Mapping, identity: str) -> str:
         f"{card['loss']['best']}; with the drawing of the spectra {card['wall_seconds']} s on `{card['device']}`,",
         f"{card['cpu_seconds']} CPU-seconds. hotdask {card['hotdask']}, torch {card['torch']}.",
         "",
+        *_inverse(card),
         "## Label ranges of the library",
         "",
         "| label | unit | from | to |",
@@ -71,10 +72,26 @@ def card_text(card: Mapping, identity: str) -> str:
     return "\n".join(lines)
 
 
+def _inverse(card: Mapping) -> list[str]:
+    if "inverse_loss" not in card:
+        return []
+    training, loss = card["training"], card["inverse_loss"]
+    return [
+        f"Where fits start it learned from {training['inverse_draws']} simulated spectra in",
+        f"{training['inverse_passes']} passes; its loss is {loss['train']:.3f}, on spectra set aside "
+        f"{loss['validation']:.3f}.",
+        "",
+    ]
+
+
 def _command(card: Mapping) -> list[str]:
     training = card["training"]
-    size = ("--basis", "n_basis") if card["architecture"] == "lowrank" else ("--pixels", "pixels")
-    names = {"--seed": "seed", "--passes": "passes", "--draws": "draws", "--hidden": "hidden", size[0]: size[1]}
+    sizes = {
+        "lowrank": {"--basis": "n_basis", "--inverse-draws": "inverse_draws", "--inverse-passes": "inverse_passes"},
+        "perpixel": {"--pixels": "pixels"},
+    }
+    names = {"--seed": "seed", "--passes": "passes", "--draws": "draws", "--hidden": "hidden"}
+    names |= sizes[card["architecture"]]
     words = ["hotdask train", card["library"], "--out FILE --architecture", card["architecture"]]
     words += [f"{option} {training[name]}" for option, name in names.items()]
     if card["device"] != "cpu":

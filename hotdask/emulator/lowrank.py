@@ -6,6 +6,7 @@ quadratic form of them, and pixels need to be read only once (see `hotdask.steps
 
 import functools
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ import torch
 from hotdask import windows
 from hotdask.emulator.base import SHARED_ARRAYS, LibraryEmulator
 from hotdask.labels import N_LABELS
+
+N_FEATURES = 8
+"""Inputs of the inverse network besides the coefficients: level of S/N, whether hydrogen is masked, line spread."""
 
 
 class LowRankEmulator(LibraryEmulator):
@@ -38,6 +42,12 @@ class LowRankEmulator(LibraryEmulator):
         "bias2": ("hidden",),
         "weight3": ("basis", "hidden"),
         "bias3": ("basis",),
+        "inverse_weight1": ("inverse", "feature"),
+        "inverse_bias1": ("inverse",),
+        "inverse_weight2": ("inverse", "inverse"),
+        "inverse_bias2": ("inverse",),
+        "inverse_weight3": (2 * N_LABELS, "inverse"),
+        "inverse_bias3": (2 * N_LABELS,),
         **SHARED_ARRAYS,
     }
 
@@ -51,37 +61,93 @@ class LowRankEmulator(LibraryEmulator):
         """K, the number of coefficients."""
         return self.basis.shape[0]
 
-    @functools.lru_cache(maxsize=2)  # noqa: B019 - an emulator lives as long as the process
-    def _layers(self, dtype: torch.dtype) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    @functools.lru_cache(maxsize=8)  # noqa: B019 - an emulator lives as long as the process
+    def _layers(
+        self, dtype: torch.dtype, device: torch.device, prefix: str = ""
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         return [
-            (torch.from_numpy(self.arrays[f"weight{i}"]).to(dtype), torch.from_numpy(self.arrays[f"bias{i}"]).to(dtype))
+            tuple(
+                torch.from_numpy(self.arrays[f"{prefix}{kind}{i}"]).to(device, dtype, copy=True)
+                for kind in ("weight", "bias")
+            )
             for i in (1, 2, 3)
         ]
 
     def coefficients(self, inputs: torch.Tensor) -> torch.Tensor:
         """(n, K) coefficients of (n, 17) scaled inputs, in the inputs' precision."""
-        (w1, b1), (w2, b2), (w3, b3) = self._layers(inputs.dtype)
+        (w1, b1), (w2, b2), (w3, b3) = self._layers(inputs.dtype, inputs.device)
         hidden = torch.nn.functional.silu(torch.addmm(b1, inputs, w1.T))
         hidden = torch.nn.functional.silu(torch.addmm(b2, hidden, w2.T))
         return torch.addmm(b3, hidden, w3.T)
 
     def coefficients_and_tangents(self, inputs: torch.Tensor) -> torch.Tensor:
-        """(n, 12, K): the coefficients, then their derivatives to each scaled label.
+        """(n, 12, K): the coefficients, then their derivatives to each scaled label."""
+        return self.expand(inputs)[0]
 
-        One matrix product a layer carries the value and its eleven tangents together.
+    def expand(self, inputs: torch.Tensor) -> tuple[torch.Tensor, "Bends"]:
+        """Coefficients to second order.
+
+        Parameters
+        ----------
+        inputs : (n, 17) tensor
+
+        Returns
+        -------
+        (n, 12, K) tensor
+            The coefficients, then their derivatives to each scaled label. One matrix product a layer carries the value
+            and its eleven tangents together.
+        Bends
+            What `curvature` needs.
         """
-        (w1, b1), (w2, b2), (w3, b3) = self._layers(inputs.dtype)
-        value, slope = _silu(torch.addmm(b1, inputs, w1.T))
+        (w1, b1), (w2, b2), (w3, b3) = self._layers(inputs.dtype, inputs.device)
+        value, slope, bend1 = _silu(torch.addmm(b1, inputs, w1.T))
         stack = value.new_empty(len(value), 1 + N_LABELS, value.shape[1])
         stack[:, 0] = value
         torch.mul(slope[:, None], w1.T[:N_LABELS], out=stack[:, 1:])
-        stack = stack @ w2.T
-        value, slope = _silu(stack[:, 0] + b2)
+        inner = stack @ w2.T
+        value, slope, bend2 = _silu(inner[:, 0] + b2)
+        torch.mul(inner, slope[:, None], out=stack)
         stack[:, 0] = value
-        stack[:, 1:] *= slope[:, None]
-        stack = stack @ w3.T
-        stack[:, 0] += b3
-        return stack
+        out = stack @ w3.T
+        out[:, 0] += b3
+        return out, Bends(inner[:, 1:], slope, bend1, bend2)
+
+    def curvature(self, bends: "Bends", along: torch.Tensor) -> torch.Tensor:
+        """Second derivatives (n, 11, 11) to scaled labels of coefficients, summed with weights ``along`` (n, K)."""
+        (w1, _), (w2, _), (w3, _) = self._layers(along.dtype, along.device)
+        outer = along @ w3
+        inner = (outer * bends.slope) @ w2 * bends.bend1
+        first = w1.T[:N_LABELS]
+        pairs = (first[:, None] * first).view(N_LABELS**2, -1)
+        out = (bends.tangents * (outer * bends.bend2)[:, None]) @ bends.tangents.transpose(1, 2)
+        return out + (inner @ pairs.T).view(-1, N_LABELS, N_LABELS)
+
+    @staticmethod
+    def inverse_features(
+        shrunk: torch.Tensor, level: torch.Tensor, masked: torch.Tensor, lsf: torch.Tensor
+    ) -> torch.Tensor:
+        """Inputs of `read_off`, (n, K + N_FEATURES).
+
+        Parameters
+        ----------
+        shrunk : (n, K) tensor
+            (G + 1)⁻¹ b: coefficients of data, as far as their noise leaves them.
+        level : (n,) tensor
+            Inverse variance, averaged over the pixels a fit of all lines uses.
+        masked : (n,) bool tensor
+            Whether hydrogen is masked.
+        lsf : (n, 6) tensor
+            Scaled line spread.
+        """
+        level = level.clamp(min=1e-3).log10() / 2
+        return torch.cat([shrunk, level[:, None], masked[:, None].to(shrunk.dtype), lsf], dim=1)
+
+    def read_off(self, features: torch.Tensor) -> torch.Tensor:
+        """Scaled labels (n, 2, 11) guessed from `inverse_features`: if the star is cool, and if it is hot."""
+        (w1, b1), (w2, b2), (w3, b3) = self._layers(features.dtype, features.device, "inverse_")
+        hidden = torch.nn.functional.silu(torch.addmm(b1, features, w1.T))
+        hidden = torch.nn.functional.silu(torch.addmm(b2, hidden, w2.T))
+        return torch.addmm(b3, hidden, w3.T).view(-1, 2, N_LABELS)
 
     def flux(self, labels: np.ndarray, lsf: np.ndarray | None = None) -> np.ndarray:
         """Normalized flux.
@@ -123,8 +189,19 @@ class LowRankEmulator(LibraryEmulator):
         return flux.numpy(), ((stack[:, 1:] * slope[..., None]).float() @ self.basis).numpy()
 
 
-def _silu(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """z·sigmoid(z) and its derivative."""
+@dataclass(frozen=True)
+class Bends:
+    """How a network bends at some points: tangents before the second activation, and derivatives of activations."""
+
+    tangents: torch.Tensor
+    slope: torch.Tensor
+    bend1: torch.Tensor
+    bend2: torch.Tensor
+
+
+def _silu(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """z·sigmoid(z) and its first two derivatives."""
     sigmoid = torch.sigmoid(z)
     value = z * sigmoid
-    return value, sigmoid + value * (1 - sigmoid)
+    rest = 1 - sigmoid
+    return value, sigmoid + value * rest, rest * (2 * sigmoid + value * (1 - 2 * sigmoid))

@@ -31,6 +31,11 @@ class PerPixelEmulator(LibraryEmulator):
     device : str
         Where the networks are evaluated, ``cpu`` or ``cuda``.
 
+    Attributes
+    ----------
+    layers : list of tensor
+        weight1, bias1, weight2, bias2, weight3, bias3 on the device, float32, shapes as in `forward`.
+
     Raises
     ------
     InputError
@@ -56,13 +61,13 @@ class PerPixelEmulator(LibraryEmulator):
         super().__init__(arrays, card, id=id)
         require_device(device)
         self.device = torch.device(device)
-        self._layers = [torch.from_numpy(self.arrays[f"{kind}{i}"]) for i in (1, 2, 3) for kind in ("weight", "bias")]
-        self._layers = [layer.to(self.device, torch.float32) for layer in self._layers]
+        layers = [torch.from_numpy(self.arrays[f"{kind}{i}"]) for i in (1, 2, 3) for kind in ("weight", "bias")]
+        self.layers = [layer.to(self.device, torch.float32) for layer in layers]
 
     def _chunks(self, labels: np.ndarray, lsf: np.ndarray | None) -> Iterator[tuple[slice, slice, list, list]]:
         """Rows, pixels, their layers, and what `_forward` gives there."""
         inputs = self.inputs(labels, lsf).to(self.device, torch.float32)
-        n_pixel, hidden = self._layers[1].shape
+        n_pixel, hidden = self.layers[1].shape
         # Enough spectra per product to keep it busy; the rest of the room goes to pixels.
         n_row = min(len(inputs), 1024)
         n_chunk = max(1, _ACTIVATIONS // (n_row * hidden))
@@ -70,7 +75,7 @@ class PerPixelEmulator(LibraryEmulator):
             rows = slice(row, row + n_row)
             for start in range(0, n_pixel, n_chunk):
                 pixels = slice(start, start + n_chunk)
-                layers = [layer[pixels] for layer in self._layers]
+                layers = [layer[pixels] for layer in self.layers]
                 yield rows, pixels, layers, forward(layers, inputs[rows])
 
     def flux(self, labels: np.ndarray, lsf: np.ndarray | None = None) -> np.ndarray:

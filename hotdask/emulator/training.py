@@ -22,6 +22,7 @@ from hotdask.config import Normalize
 from hotdask.emulator.base import relative_to_iron, require_device
 from hotdask.emulator.checkpoint import read_checkpoint, write_checkpoint
 from hotdask.emulator.evaluation import error_budget, held_out_residuals, pixel_weight
+from hotdask.emulator.inverse import learn_inverse, untrained
 from hotdask.emulator.loop import History, Optimization, Schedule
 from hotdask.emulator.lowrank import LowRankEmulator
 from hotdask.emulator.perpixel import PerPixelEmulator, forward
@@ -33,6 +34,7 @@ from hotdask.library.spectra import Library
 _NOISE_FLOOR = 1e-3
 """Residual [of the continuum] below which a spectrum asks for no more attention."""
 _VALIDATION_DRAWS = 10
+_CLOCKS = {"wall_seconds": "wall", "cpu_seconds": "cpu"}
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,9 @@ class Training:
         Per-pixel networks trained at once.
     test_passes : int
         Draws of each held-out synthesis for the residuals of the card.
+    inverse_draws, inverse_passes : int
+        Simulated spectra from which the low-rank emulator learns where fits start, and passes over them; see
+        `hotdask.emulator.inverse`.
     resolving_power : (low, high)
         Range of λ/FWHM in each arm.
     max_vsini : float
@@ -83,6 +88,8 @@ class Training:
     basis_spectra: int = 6000
     pixels: int = 256
     test_passes: int = 8
+    inverse_draws: int = 1_000_000
+    inverse_passes: int = 40
     resolving_power: tuple[float, float] = (1400.0, 2300.0)
     max_vsini: float = 500.0
     seed: int = 20220101
@@ -281,8 +288,7 @@ def train(
         "validation_members": split.validation.tolist(),
         "held_out_members": split.held_out.tolist(),
         "date": datetime.date.today().isoformat(),
-        "wall_seconds": round(seconds["wall"]),
-        "cpu_seconds": round(seconds["cpu"]),
+        **{name: round(seconds[kind]) for name, kind in _CLOCKS.items()},
         "hotdask": __version__,
         "torch": str(torch.__version__),
         "loss": curve,
@@ -292,6 +298,16 @@ def train(
         },
     }
     emulator = kind(arrays, card, **({"device": device} if kind is PerPixelEmulator else {}))
+    if kind is LowRankEmulator:
+        emulator = learn_inverse(
+            emulator,
+            draws=training.inverse_draws,
+            passes=training.inverse_passes,
+            seed=training.seed,
+            progress=lambda number, _, *losses: progress(training.passes + number, _total(training), *losses),
+        )
+        seconds = checkpoints.seconds()
+        emulator.card |= {name: round(seconds[kind]) for name, kind in _CLOCKS.items()}
     rng = _generator(training, "test")
     emulator.card["residuals"] = held_out_residuals(emulator, source, split.held_out, training.test_passes, rng)
     emulator.card["budget"] = error_budget(emulator, source, split.learned, split.held_out, 4, rng)
@@ -301,7 +317,7 @@ def train(
 def _check(library: Library, training: Training, device: str) -> None:
     require_device(device)
     default_training(training.architecture)
-    for name in ("passes", "draws", "hidden", "pixels", "n_basis"):
+    for name in ("passes", "draws", "hidden", "pixels", "n_basis", "inverse_draws", "inverse_passes"):
         if getattr(training, name) < 1:
             raise InputError(f"training.{name} = {getattr(training, name)}; give at least 1")
     if training.n_basis >= windows.N_REST:
@@ -320,6 +336,11 @@ def library_hash(library: Library) -> str:
     for row in library.flux:
         digest.update(np.ascontiguousarray(row))
     return digest.hexdigest()
+
+
+def _total(training: Training) -> int:
+    """Passes of a low-rank training, those of the network that starts fits included."""
+    return training.passes + training.inverse_passes
 
 
 def _generator(training: Training, purpose: str) -> np.random.Generator:
@@ -391,7 +412,7 @@ def _learn_low_rank(
         optimization = Optimization(
             network, loss, pool("learn"), pool("validate"), training.schedule, seed=training.seed
         )
-        _run(optimization, checkpoints, lambda number, *losses: progress(number, training.passes, *losses))
+        _run(optimization, checkpoints, lambda number, *losses: progress(number, _total(training), *losses))
     best, history = checkpoints.finished[0]
     arrays = {
         "mean": mean,
@@ -401,6 +422,7 @@ def _learn_low_rank(
     }
     for i, layer in enumerate((0, 2, 4), start=1):
         arrays[f"weight{i}"], arrays[f"bias{i}"] = best[f"{layer}.weight"], best[f"{layer}.bias"]
+    arrays |= untrained(training.n_basis)
     return arrays, _curve([history], [1])
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import dask
+import torch
 from distributed import Client, LocalCluster
 
 from hotdask import config
@@ -23,6 +24,8 @@ _DASK = {
 }
 
 
+GPU = "GPU"
+"""Resource of a worker, as Dask's own tools for GPUs call it."""
 _NO_WORKERS = 120
 """Seconds a scheduler may be without workers when a run begins."""
 
@@ -30,6 +33,11 @@ _NO_WORKERS = 120
 def available_cores() -> int:
     """CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _default_workers(device: str) -> int:
+    """One for each core, or for each GPU."""
+    return torch.cuda.device_count() if device == "cuda" else available_cores()
 
 
 @contextmanager
@@ -74,12 +82,13 @@ def open_client(settings: config.Cluster, echo: Callable[[str], None] = print) -
             warnings.filterwarnings("ignore", message="Port .* is already in use")
             try:
                 cluster = LocalCluster(
-                    n_workers=settings.workers or available_cores(),
+                    n_workers=settings.workers or _default_workers(settings.device),
                     threads_per_worker=1,
                     processes=True,
                     host="127.0.0.1",
                     dashboard_address=settings.dashboard,
                     memory_limit=settings.memory_limit,
+                    resources={GPU: 1} if settings.device == "cuda" else {},
                 )
             except (OSError, ValueError, RuntimeError) as error:
                 raise RunError(f"no cluster could be started here ({error}); check the [cluster] settings") from error

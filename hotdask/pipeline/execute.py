@@ -5,6 +5,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -14,10 +15,9 @@ from distributed import Client, Future, as_completed
 
 import hotdask
 from hotdask import config
-from hotdask.emulator import load_emulator
 from hotdask.errors import RunError, SettingsError
 from hotdask.pipeline import maps, tables
-from hotdask.pipeline.cluster import open_client
+from hotdask.pipeline.cluster import GPU, open_client
 from hotdask.pipeline.pages import write_report
 from hotdask.pipeline.plan import (
     PLAN,
@@ -28,6 +28,7 @@ from hotdask.pipeline.plan import (
     sky_order,
     write_grouped,
 )
+from hotdask.pipeline.profile import Profile, profiled
 from hotdask.pipeline.progress import Progress
 from hotdask.schema import REJECTS, SPECTRA, TRUTH, to_table
 from hotdask.steps.label import Labeler
@@ -55,6 +56,7 @@ def run(
     *,
     until: Step = "report",
     client: Client | None = None,
+    profile: bool = False,
     echo: Callable[[str], None] = print,
 ) -> dict:
     """Run the pipeline, or what is left of it.
@@ -67,6 +69,9 @@ def run(
         Last step wanted.
     client : distributed.Client, optional
         Cluster to use; default: the one ``settings.cluster`` describes.
+    profile : bool
+        Whether to write ``OUT/profile``: Dask's performance report, and the seconds of each kernel. No result depends
+        on it.
     echo : callable
         Told what happens, a line at a time.
 
@@ -88,28 +93,30 @@ def run(
     _check_truth(settings.report.truth)
     folder = Path(settings.out)
     entries = list_inputs(settings.input)
-    emulator = load_emulator(settings.fit.emulator)
-    # Refuses settings the emulator does not fit, before a run begins with them.
-    Labeler(emulator, settings.fit, settings.normalize)
+    here = settings.cluster.scheduler is None and client is None
+    # Elsewhere workers may have the device that this machine lacks.
+    device = settings.cluster.device if here else "cpu"
+    emulator, refining = maps.load_emulators(settings.fit, device)
+    identity = maps.identify(emulator, refining)
+    # Refuses settings the emulators do not fit, before a run begins with them.
+    Labeler(emulator, settings.fit, settings.normalize, refining=refining, device=device)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder}: cannot be the folder of a run ({error.strerror}); give another --out") from error
     check_settings(folder, settings)
-    _check_emulator(folder, emulator.id)
+    _check_emulator(folder, identity)
     begun = "ingest" in (read_summary(folder) or {"done": {}})["done"]
     inputs = check_inputs(folder, entries, settings.cube.partition_size, fixed=begun)
-    state = _State(folder, settings, inputs, emulator.id, len(entries), echo)
+    state = _State(folder, settings, inputs, identity, len(entries), echo)
     left = [step for step in STEPS[: STEPS.index(until) + 1] if not state.complete(step)]
     if not left:
         echo(f"{folder}: nothing to do, {until} is complete")
         return state.summary
     began = time.monotonic()
-    if client is not None:
-        _do(state, left, client)
-    else:
-        with open_client(settings.cluster, echo) as own:
-            _do(state, left, own)
+    with ExitStack() as stack:
+        client = client or stack.enter_context(open_client(settings.cluster, echo))
+        _do(state, left, client, stack.enter_context(profiled(client, folder, echo)) if profile else None)
     state.record("total", time.monotonic() - began)
     return state.summary
 
@@ -132,10 +139,11 @@ def _check_emulator(folder: Path, identity: str) -> None:
         )
 
 
-def _do(state: "_State", left: Iterable[str], client: Client) -> None:
+def _do(state: "_State", left: Iterable[str], client: Client, profile: Profile | None) -> None:
     for step in left:
         began = time.monotonic()
-        {"ingest": _ingest, "fit": _fit, "catalog": _catalog, "report": _report}[step](state, client)
+        with nullcontext() if profile is None else profile.step(step):
+            {"ingest": _ingest, "fit": _fit, "catalog": _catalog, "report": _report}[step](state, client)
         state.record(step, time.monotonic() - began)
 
 
@@ -247,7 +255,14 @@ def read_summary(folder: str | Path) -> dict | None:
 
 
 def run_tasks(
-    client: Client, step: str, tasks: Mapping[int, tuple], *, total: int, done: int, rows: Callable[[Receipt], int]
+    client: Client,
+    step: str,
+    tasks: Mapping[int, tuple],
+    *,
+    total: int,
+    done: int,
+    rows: Callable[[Receipt], int],
+    resources: Mapping[str, float] | None = None,
 ) -> None:
     """Submit tasks a few at a time and wait for all; failures are collected, so that one does not stop the rest.
 
@@ -262,15 +277,19 @@ def run_tasks(
         Spectra of the step, and those of earlier runs.
     rows : callable
         Spectra a receipt stands for.
+    resources : mapping of str to float, optional
+        What a task takes of its worker.
 
     Raises
     ------
     RunError
-        If any failed, naming partitions and causes.
+        If any failed, naming partitions and causes; or if no worker has such resources.
     """
+    _check_resources(client, resources or {})
     progress = Progress(step, total, done=done)
     # Two runs on one scheduler must not be given each other's results.
     token = uuid.uuid4().hex[:8]
+    how = {"pure": False, "retries": 2, "resources": resources}
     waiting = iter(tasks.items())
     running: dict[Future, int] = {}
     failed: dict[int, BaseException] = {}
@@ -279,7 +298,7 @@ def run_tasks(
         partition, (function, *arguments) = next(waiting, (None, (None,)))
         if function is None:
             return None
-        future = client.submit(function, *arguments, key=f"{step}-{partition:05d}-{token}", pure=False, retries=2)
+        future = client.submit(function, *arguments, **how, key=f"{step}-{partition:05d}-{token}")
         running[future] = partition
         return future
 
@@ -303,6 +322,17 @@ def run_tasks(
             f"{len(failed)} of {len(tasks)} {step} tasks failed; the others are done and kept:\n{lines}\n"
             "mend the cause and run the same command again"
         ) from next(iter(failed.values()))
+
+
+def _check_resources(client: Client, resources: Mapping[str, float]) -> None:
+    """See that tasks would not wait forever."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    for name, amount in resources.items():
+        if not any(worker["resources"].get(name, 0) >= amount for worker in workers):
+            raise RunError(
+                f'cluster.device = "cuda", and no worker has the resource {name}; start workers with '
+                f'`dask worker ADDRESS --nthreads 1 --resources "{name}={amount:g}"`, one for each'
+            )
 
 
 def _ingest(state: _State, client: Client) -> None:
@@ -381,6 +411,7 @@ def _fit(state: _State, client: Client) -> None:
         total=n_spectrum,
         done=n_spectrum - sum(min(size, n_spectrum - p * size) for p in left),
         rows=lambda receipt: receipt.rows,
+        resources={GPU: 1} if state.settings.cluster.device == "cuda" else None,
     )
     _check_complete(state, "fit", n_spectrum)
 

@@ -5,7 +5,6 @@ Everything a task makes is on disk before its receipt; nothing is held on a work
 
 import functools
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ import pandas as pd
 import torch
 
 from hotdask import config
-from hotdask.emulator import load_emulator
+from hotdask.emulator import Emulator, load_emulator
 from hotdask.errors import RunError
 from hotdask.labels import LSF_NAMES
 from hotdask.pipeline.plan import INPUTS, PLAN, read_group
@@ -25,6 +24,7 @@ from hotdask.store.cube import partition_files, read_partition, read_sidecar, wr
 from hotdask.store.lamost import read_spectra
 from hotdask.store.receipts import Receipt, hash_files, write_receipt
 from hotdask.store.staging import gather, write_staged
+from hotdask.timing import Timings, kernel, timings
 
 CUBE = "spectra.zarr"
 
@@ -34,75 +34,97 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _finish(run: str, step: str, partition: int, mark: str, rows: int, paths: list[Path], began: float) -> Receipt:
-    receipt = Receipt(
-        step=step,
-        partition=partition,
-        fingerprint=mark,
-        rows=rows,
-        files=hash_files(run, paths),
-        extra={"seconds": round(time.monotonic() - began, 3)},
-    )
+def _finish(run: str, step: str, partition: int, mark: str, rows: int, paths: list[Path], spent: Timings) -> Receipt:
+    with kernel("hash"):
+        files = hash_files(run, paths)
+    kernels = spent.so_far()
+    extra = {"seconds": round(sum(wall for _, _, wall in kernels), 3), "kernels": kernels}
+    receipt = Receipt(step=step, partition=partition, fingerprint=mark, rows=rows, files=files, extra=extra)
     write_receipt(run, receipt)
     return receipt
 
 
 def stage(run: str, part: int, mark: str, classes: tuple[str, ...]) -> Receipt:
     """Read one part of the input files, in input order; rows counts spectra and rejects."""
-    began = time.monotonic()
-    entries = read_group(Path(run, INPUTS), part).drop(columns=["size", "mtime_ns"])
-    block, rejects = read_spectra(entries, classes=classes)
-    return _finish(run, "stage", part, mark, len(entries), write_staged(run, part, block, rejects), began)
+    with timings() as spent:
+        with kernel("list files"):
+            entries = read_group(Path(run, INPUTS), part).drop(columns=["size", "mtime_ns"])
+        with kernel("read files"):
+            block, rejects = read_spectra(entries, classes=classes)
+        with kernel("write staged"):
+            paths = write_staged(run, part, block, rejects)
+        return _finish(run, "stage", part, mark, len(entries), paths, spent)
 
 
 def ingest(run: str, partition: int, mark: str) -> Receipt:
     """Gather one partition from staged parts, and write it as one shard of the cube and one part of its sidecar."""
-    began = time.monotonic()
-    plan = read_group(Path(run, PLAN), partition)
-    arrays = gather(run, plan.pop("staged_part").to_numpy(), plan.pop("staged_index").to_numpy())
-    write_partition(Path(run, CUBE), partition, arrays, plan)
-    paths = [*partition_files(Path(run, CUBE), partition), write_sidecar(run, partition, plan)]
-    return _finish(run, "ingest", partition, mark, len(plan), paths, began)
+    with timings() as spent:
+        with kernel("read plan"):
+            plan = read_group(Path(run, PLAN), partition)
+        with kernel("gather"):
+            arrays = gather(run, plan.pop("staged_part").to_numpy(), plan.pop("staged_index").to_numpy())
+        with kernel("write cube"):
+            write_partition(Path(run, CUBE), partition, arrays, plan)
+        with kernel("write sidecar"):
+            paths = [*partition_files(Path(run, CUBE), partition), write_sidecar(run, partition, plan)]
+        return _finish(run, "ingest", partition, mark, len(plan), paths, spent)
 
 
 @functools.lru_cache(maxsize=1)
-def labeler(emulator: str | None, identity: str, fit: str, normalization: str) -> Labeler:
+def labeler(fit: str, normalization: str, identity: str, device: str) -> Labeler:
     """The labeler of this process; settings come as JSON so that they can be a cache key.
 
     Raises
     ------
+    InputError
+        If this machine has no such device.
     RunError
-        If the emulator file is not the one the run was started with.
+        If an emulator file is not the one the run was started with.
     """
-    loaded = load_emulator(emulator)
-    if loaded.id != identity:
-        raise RunError(
-            f"this worker's emulator file is {loaded.id}, the run uses {identity}; give all workers one file"
-        )
-    return Labeler(loaded, config.Fit(**json.loads(fit)), config.Normalize(**json.loads(normalization)))
+    settings = config.Fit(**json.loads(fit))
+    emulator, refining = load_emulators(settings, device)
+    found = identify(emulator, refining)
+    if found != identity:
+        raise RunError(f"this worker's emulator is {found}, the run uses {identity}; give all workers one file")
+    return Labeler(emulator, settings, config.Normalize(**json.loads(normalization)), refining=refining, device=device)
 
 
-def make_labeler(settings: config.Settings, identity: str) -> Labeler:
+def load_emulators(settings: config.Fit, device: str) -> tuple[Emulator, Emulator | None]:
+    """The emulator of fits, and the one that refines them if there is one."""
+    refining = None if settings.refine is None else load_emulator(settings.refine, device=device)
+    return load_emulator(settings.emulator), refining
+
+
+def identify(emulator: Emulator, refining: Emulator | None) -> str:
+    """Name of the weights a run is made with: ids of its emulators."""
+    return emulator.id if refining is None else f"{emulator.id}+{refining.id}"
+
+
+def make_labeler(settings: config.Settings, identity: str, device: str = "cpu") -> Labeler:
     """`labeler` for a run's settings."""
-    return labeler(
-        settings.fit.emulator, identity, settings.fit.model_dump_json(), settings.normalize.model_dump_json()
-    )
+    parts = (section.model_dump_json() for section in (settings.fit, settings.normalize))
+    return labeler(*parts, identity, device)
 
 
 def fit(run: str, partition: int, mark: str, settings: config.Settings, identity: str) -> Receipt:
     """Both fits of one partition."""
     one_thread()
-    began = time.monotonic()
-    model = make_labeler(settings, identity)
-    arrays = read_partition(Path(run, CUBE), partition)
-    lsf = np.column_stack([arrays[name] for name in LSF_NAMES])
-    ivar = model.usable(arrays["ivar"], arrays["andmask"], arrays["ormask"])
-    labelled = model.label(arrays["flux"], ivar, arrays["rv"], lsf)
-    # The merged labels are made again with the catalog, which needs nothing but the two fits for it.
-    columns = {c.name: labelled[c.name] for c in FITS if c.name in labelled}
-    columns["specid"] = read_sidecar(run, partition, columns=["specid"])["specid"].to_numpy()
-    columns["row"] = settings.cube.partition_size * partition + np.arange(len(ivar))
-    return _finish(run, "fit", partition, mark, len(ivar), [write_fits_part(run, partition, columns)], began)
+    with timings() as spent:
+        with kernel("load emulator"):
+            model = make_labeler(settings, identity, settings.cluster.device)
+        with kernel("read cube"):
+            arrays = read_partition(Path(run, CUBE), partition)
+            lsf = np.column_stack([arrays[name] for name in LSF_NAMES])
+        with kernel("label"):
+            ivar = model.usable(arrays["ivar"], arrays["andmask"], arrays["ormask"])
+            labelled = model.label(arrays["flux"], ivar, arrays["rv"], lsf)
+        with kernel("write fits"):
+            # The merged labels are made again with the catalog, which needs nothing but the two fits for it.
+            columns = {c.name: labelled[c.name] for c in FITS if c.name in labelled}
+            columns["specid"] = read_sidecar(run, partition, columns=["specid"])["specid"].to_numpy()
+            columns["row"] = settings.cube.partition_size * partition + np.arange(len(ivar))
+            path = write_fits_part(run, partition, columns)
+        return _finish(run, "fit", partition, mark, len(ivar), [path], spent)
 
 
 def simulate(folder: str, visits: pd.DataFrame, simulation: Simulation, emulator: str | None) -> pd.DataFrame:

@@ -43,9 +43,9 @@ def spectrum_views(
         arrays = {k: v[offset : offset + 1] for k, v in read_partition(Path(run, CUBE), partition).items()}
         ivar = model.usable(arrays["ivar"], arrays["andmask"], arrays["ormask"])
         lsf = np.column_stack([arrays[name] for name in LSF_NAMES])
-        flux, ivar, notes = model.prepare(arrays["flux"], ivar, arrays["rv"], lsf)
+        prepared = model.prepare(arrays["flux"], ivar, arrays["rv"], lsf)
         models = [
-            model.emulator.flux(star[[f"{name}_{which}" for name in LABEL_NAMES]].to_numpy(float), notes["lsf"])[0]
+            model.model.flux(star[[f"{name}_{which}" for name in LABEL_NAMES]].to_numpy(float), prepared.lsf)[0]
             for which in ("all", "hmasked")
         ]
         views.append(
@@ -53,11 +53,11 @@ def spectrum_views(
                 specid=star["specid"],
                 title=f"{star['star_id']} · {star['fitsname']} · S/N {star['snr_g']:.0f}",
                 wavelength=wavelength,
-                flux=flux[0],
-                ivar=ivar[0],
+                flux=prepared.flux[0],
+                ivar=prepared.ivar[0],
                 model_all=models[0],
                 model_hmasked=models[1],
-                used=used & (ivar[0] > 0),
+                used=used & (prepared.ivar[0] > 0),
                 labels={name: float(star[name]) for name in LABEL_NAMES},
                 errors={name: float(star[f"{name}_err"]) for name in LABEL_NAMES},
                 chi2_red=float(star["chi2_red"]),
@@ -84,7 +84,7 @@ def write_report(run: str, settings: config.Settings, identity: str, summary: di
         "stars": {k: found.get(k) for k in ("stars", "repeat_pairs", "version")},
         "seconds": summary["seconds"],
         "hotdask": summary["hotdask"],
-        "emulator": {"id": emulator.id, **card},
+        "emulator": {"id": identity, **card},
         "packages": summary["packages"],
     }
     page = build_report(

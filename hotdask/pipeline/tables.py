@@ -1,6 +1,6 @@
 """The survey as one dataframe: merged labels, stars, error scaling from repeats, chi2ratio, the catalog."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import dask
@@ -20,7 +20,7 @@ from hotdask.steps.polynomial import assign_cells
 from hotdask.steps.repeats import assign_stars, make_pairs
 from hotdask.steps.scale import ErrorScale, fit_error_scale, pull_statistics
 from hotdask.store.catalog import FITS_FOLDER, publish_catalog, read_fits_part, write_catalog_part
-from hotdask.store.cube import read_sidecar
+from hotdask.store.cube import n_partitions, read_sidecar
 from hotdask.store.parquet import part_path
 
 STARS = "stars.parquet"
@@ -55,17 +55,18 @@ def build_catalog(
     Xiang et al. 2022, §4.5 (merge), §4.6 (errors), §5.2 (chi2ratio), §5.6 (catalog).
     """
     size = settings.cube.partition_size
-    parts = range(-(-n_spectrum // size))
-    n_star = find_stars(run, parts, size, settings.catalog.match_radius)
+    parts = range(n_partitions(n_spectrum, size))
+    # A shuffle costs the square of its partitions, so those of the cube are put together before, not after.
+    groups = np.array_split(parts, min(len(parts), settings.catalog.max_files))
+    n_star = find_stars(run, groups, size, settings.catalog.match_radius)
     sample = read_sidecar(run, 0)[list(extra)].iloc[:0]
     meta = pd.concat([empty_frame(_MERGED), sample], axis=1).assign(repeated=np.empty(0, dtype=bool))
-    merged = dd.from_map(read_merged, list(parts), run=str(run), extra=extra, meta=meta, label="merge")
+    merged = dd.from_map(_read_together, groups, read=read_merged, run=str(run), extra=extra, meta=meta, label="merge")
 
     scale, n_pair = error_scale(merged, settings.catalog)
     chi2 = chi2_model(merged)
     meta = pd.concat([empty_frame(CATALOG), sample], axis=1)
     catalog = merged.map_partitions(finish, scale, chi2, settings.catalog, meta=meta)
-    catalog = catalog.repartition(npartitions=min(len(parts), settings.catalog.max_files))
 
     def write(folder: Path) -> None:
         pieces = catalog.to_delayed()
@@ -82,14 +83,20 @@ def build_catalog(
     }
 
 
-def find_stars(run: str | Path, parts: range, size: int, radius: float) -> int:
+def _read_together(group: Iterable[int], *, read: Callable[..., pd.DataFrame], **options) -> pd.DataFrame:
+    return pd.concat([read(int(partition), **options) for partition in group], ignore_index=True)
+
+
+def find_stars(run: str | Path, groups: Iterable[Iterable[int]], size: int, radius: float) -> int:
     """Group all spectra of a survey into stars by position, across partitions; writes ``RUN/stars.parquet``.
 
-    Five short columns of the whole survey are held at once: 100 bytes a spectrum.
+    Each of ``groups`` holds the partitions that one task reads. Five short columns of the whole survey are held at
+    once: 100 bytes a spectrum.
     """
     columns = ["specid", "ra", "dec", "snr_g"]
     meta = empty_frame(tuple(c for c in SPECTRA if c.name in columns))[columns]
-    spectra = dd.from_map(_positions, list(parts), run=str(run), columns=columns, meta=meta, label="positions")
+    options = {"read": _positions, "run": str(run), "columns": columns}
+    spectra = dd.from_map(_read_together, list(groups), **options, meta=meta, label="positions")
     spectra = spectra.compute().reset_index(drop=True)
     stars = assign_stars(spectra["ra"], spectra["dec"], spectra["snr_g"], spectra["specid"], radius=radius)
     stars["repeated"] = stars.groupby("star_id")["star_id"].transform("size") > 1

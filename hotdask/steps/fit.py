@@ -1,13 +1,9 @@
-"""Batched least squares of all labels, in the emulator's coefficient space.
+"""Least squares of all labels: every spectrum of a block at once, in the emulator's coefficient space.
 
-The emulator is linear in K coefficients c, f = μ + Φᵀc, so for a spectrum with inverse variances W
-
-    χ²(c) = χ²₀ − 2 bᵀ(c − c₀) + (c − c₀)ᵀ G (c − c₀),   G = ΦWΦᵀ,   b = ΦW(y − Φᵀc₀)
-
-exactly. G comes from one matrix product of W with the pair products of Φ, for all spectra at once; after that a
-Levenberg-Marquardt step costs a small network evaluation and a K x K product, whatever the number of pixels. Pixels
-ordered [no hydrogen | hydrogen] give both fits' G in that one pass. A fit ends with b taken afresh in pixel space at
-the solution: there c − c₀ is small, and rounding no longer matters.
+A fit alternates between pixels, where χ² and its slope are exact, and their compressed form
+(`hotdask.steps.compress`), in which a Levenberg-Marquardt step costs a small network evaluation and a K x K product
+whatever the number of pixels (`hotdask.steps.minimize`). It ends when what the compressed form had left to gain is too
+little to matter.
 """
 
 from collections.abc import Sequence
@@ -17,30 +13,30 @@ import numpy as np
 import torch
 
 from hotdask import windows
+from hotdask.emulator.base import require_device
 from hotdask.emulator.broadening import mean_lsf
 from hotdask.emulator.lowrank import LowRankEmulator
 from hotdask.labels import INDEX, LABELS, N_LABELS
+from hotdask.steps.compress import Compressed, Pixels, blocks, compress, rows_at_once
+from hotdask.steps.minimize import Valley, invert
 
-_ALIGN = 16
-"""Pixel counts are padded to this: unaligned rows cost the matrix product almost half its speed."""
 _BATCH = 1024
 """Spectra iterated together: enough that the last few to converge do not set the pace."""
-_ROWS = 128
-"""Spectra per matrix product in pixel space, always this many."""
-_POLISH_BATCH = 256
-"""In double precision the K x K matrices of more would not stay in the cache."""
-_COMPACT = 0.7
-"""Finished spectra leave the batch when no more than this share is left; leaving costs a copy."""
 _RIDGE = 1e-8
 """Information every label is granted beyond the data's, in units of the library's spread: a σ of 10⁴ spreads."""
-_EXPLORE, _POLISH = 1e-3, 1e-7
-"""Predicted gain in χ² at which a fit stops: while starts are compared, and at the end."""
+_EXPLORE, _POLISH = 1.0, 1e-2
+"""Promised gain in χ² of a walk's last step, which lands the closer the smaller it is: on the way, and at the end."""
+_SETTLED = 0.1
+"""A walk from an exact slope that gained less than this in χ² is the last: of it, the compressed form may be wrong by
+1 %."""
+_STALE = 0.02
+"""Last step of a label, in spreads of the library, after which its information is taken anew."""
+_RIVAL = 1.2
+"""A start on the other side of the hydrogen maximum is tried if its χ² is below this times where the best one led..."""
+_TRIAL, _CHANCE = 2, 20.0
+"""... and followed if after so many steps it is no more than this above that (this times χ²/pixel for bad fits)."""
 _TEFF_MARGIN = 1.1
 """How far a fit may leave the library in Teff, as a factor."""
-_SCAN_TEFF = (7200, 7800, 8400, 9000, 9500, 10200, 11500, 13500, 16000, 19000, 23000, 28000, 33000, 38000)
-_SCAN_LOGG = (2.5, 3.5, 4.4)
-_SCAN_VSINI = (30.0, 120.0, 300.0)
-_SCAN_IRON = (-1.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -86,9 +82,21 @@ class Fitter:
     mask, hydrogen : sequence of Window or (low, high)
         Air windows [Å] never fitted; and masked besides in the second fit.
     max_iterations : int
-        Levenberg-Marquardt steps per start.
+        Levenberg-Marquardt steps per walk.
     min_pixels : int
         Spectra with fewer good pixels (hydrogen masked) are not fitted.
+    device : str
+        Where fits run, ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    InputError
+        If there is no such device.
+
+    Attributes
+    ----------
+    limits : ((11,), (11,)) float64
+        Labels no fit goes beyond.
 
     References
     ----------
@@ -103,37 +111,21 @@ class Fitter:
         hydrogen: Sequence = windows.HYDROGEN,
         max_iterations: int = 60,
         min_pixels: int = 300,
+        device: str = "cpu",
     ):
+        require_device(device)
+        self.device = torch.device(device)
         self.emulator = emulator
         self.max_iterations = max_iterations
         self.min_pixels = min_pixels
-        wavelength = windows.rest_wavelength()
-        used = ~windows.inside(wavelength, mask)
-        is_hydrogen = windows.inside(wavelength, hydrogen)
-        self._segments = [_Segment(emulator, np.flatnonzero(used & ~is_hydrogen))]
-        self._segments.append(_Segment(emulator, np.flatnonzero(used & is_hydrogen)))
-        row, column = torch.triu_indices(emulator.n_basis, emulator.n_basis)
-        self._square = torch.empty(emulator.n_basis, emulator.n_basis, dtype=torch.long)
-        self._square[row, column] = self._square[column, row] = torch.arange(row.numel())
-
+        self.pixels = Pixels(emulator, mask, hydrogen, self.device)
         floor, ceiling = np.array([lb.floor for lb in LABELS]), np.array([lb.ceiling for lb in LABELS])
         # Temperature rules everything: a network led far beyond its coolest and hottest models invents minima there.
         coolest, hottest = (emulator.arrays[f"label_{end}"][INDEX["teff"]] for end in ("low", "high"))
         floor[INDEX["teff"]], ceiling[INDEX["teff"]] = coolest / _TEFF_MARGIN, hottest * _TEFF_MARGIN
-        self._floor, self._ceiling = emulator.scale_labels(floor), emulator.scale_labels(ceiling)
-        self._scan_labels = _scan_grid(emulator)
-        scan = emulator.coefficients(
-            torch.cat(
-                [
-                    emulator.scale_labels(self._scan_labels),
-                    emulator.scale_lsf(mean_lsf()).expand(len(self._scan_labels), 6),
-                ],
-                dim=1,
-            )
-        )
-        twice = torch.where(row == column, 1.0, 2.0)
-        self._scan_pairs = (scan[:, row] * scan[:, column] * twice).float().T.contiguous()
-        self._scan = scan.float().T.contiguous()
+        self.limits = floor, ceiling
+        self.floor, self.ceiling = (emulator.scale_labels(end).float().to(self.device) for end in self.limits)
+        self.border = emulator.scaled_teff(windows.HYDROGEN_MAXIMUM)
 
     def load(self, flux: np.ndarray, ivar: np.ndarray, lsf: np.ndarray | None = None) -> "Block":
         """Reduce normalized spectra to what fits need.
@@ -145,63 +137,65 @@ class Fitter:
         lsf : (n, 6) float64, optional
             Line-spread coefficients [Å]; default: resolving power 1800.
         """
-        return Block(self, flux, ivar, lsf)
+        lsf = self.emulator.scale_lsf(np.broadcast_to(mean_lsf() if lsf is None else lsf, (len(flux), 6)))
+        spectra = compress(self.pixels, self._tensor(flux), self._tensor(ivar))
+        return Block(self, spectra, lsf.to(self.device))
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(self.device)
 
 
-class _Segment:
-    """A set of pixels with its part of the basis, padded to a multiple of 16."""
+@dataclass(frozen=True)
+class _Place:
+    """Points in label space, and χ² and its slope there."""
 
-    def __init__(self, emulator: LowRankEmulator, pixels: np.ndarray):
-        self.pixels = torch.from_numpy(pixels)
-        padded = -(-pixels.size // _ALIGN) * _ALIGN
-        basis = torch.zeros(emulator.n_basis, padded)
-        basis[:, : pixels.size] = emulator.basis[:, self.pixels]
-        self.mean = emulator.mean[self.pixels]
-        self.bases = {dtype: basis.to(dtype) for dtype in (torch.float32, torch.float64)}
-        row, column = torch.triu_indices(emulator.n_basis, emulator.n_basis)
-        self.pairs = (basis[row] * basis[column]).T.contiguous()
+    x: torch.Tensor
+    center: torch.Tensor
+    chi2: torch.Tensor
+    linear: torch.Tensor
 
-    def take(self, array: torch.Tensor) -> torch.Tensor:
-        out = torch.zeros(len(array), len(self.pairs))
-        out[:, : self.pixels.numel()] = array[:, self.pixels]
-        return out
+    def take(self, rows: torch.Tensor) -> "_Place":
+        return _Place(self.x[rows], self.center[rows], self.chi2[rows], self.linear[rows])
+
+    def put(self, rows: torch.Tensor, other: "_Place") -> None:
+        for name in ("x", "center", "chi2", "linear"):
+            getattr(self, name)[rows] = getattr(other, name)
 
 
 class Block:
     """Normalized spectra ready to be fitted, with and without hydrogen.
 
     Made by `Fitter.load`.
+
+    Attributes
+    ----------
+    n_pixel : dict of str to (n,) int32
+        Good pixels of each fit.
+    fittable : (n,) bool
+        Whether a spectrum has enough of them.
     """
 
-    def __init__(self, fitter: Fitter, flux: np.ndarray, ivar: np.ndarray, lsf: np.ndarray | None):
-        self._fitter = fitter
-        emulator = fitter.emulator
-        n = len(flux)
-        flux, ivar = torch.from_numpy(np.ascontiguousarray(flux)), torch.from_numpy(np.ascontiguousarray(ivar))
-        self._ivar, self._data, packed = [], [], []
-        for segment in fitter._segments:
-            weight = segment.take(ivar)
-            data = torch.where(weight > 0, segment.take(flux), 0.0)
-            data[:, : segment.pixels.numel()] -= segment.mean
-            self._ivar.append(weight)
-            self._data.append(data)
-            packed.append(weight @ segment.pairs)
-        # Both fits' matrices: hydrogen masked, and all lines.
-        self._packed = {"hmasked": packed[0], "all": packed[0] + packed[1]}
-        self._n_segments = {"hmasked": 1, "all": 2}
-        self.n_pixel = {
-            which: sum((w > 0).sum(dim=1) for w in self._ivar[:k]).numpy().astype(np.int32)
-            for which, k in self._n_segments.items()
-        }
-        lsf = np.broadcast_to(mean_lsf() if lsf is None else lsf, (n, 6))
-        self._lsf = emulator.scale_lsf(lsf)
+    def __init__(self, fitter: Fitter, spectra: Compressed, lsf: torch.Tensor):
+        self._fitter, self._spectra, self._lsf = fitter, spectra, lsf
+        self.n_pixel = spectra.n_pixel
         self.fittable = self.n_pixel["hmasked"] >= fitter.min_pixels
 
     def __len__(self) -> int:
         return len(self._lsf)
 
-    def scan(self, which: str) -> tuple[np.ndarray, np.ndarray]:
-        """The best nodes of a coarse label grid on the cool and the hot side of the hydrogen maximum.
+    def renormalized(self, flux: np.ndarray, ivar: np.ndarray) -> "Block":
+        """The same spectra over a slightly different continuum; of the compressed form only the slope follows.
+
+        Parameters
+        ----------
+        flux, ivar : (n, 3801) float32
+            As in `Fitter.load`, with the same good pixels.
+        """
+        fitter = self._fitter
+        return Block(fitter, self._spectra.replaced(fitter._tensor(flux), fitter._tensor(ivar)), self._lsf)
+
+    def guess(self, which: str) -> tuple[np.ndarray, np.ndarray]:
+        """Labels as the emulator's inverse network reads them off: if the star is cool, and if it is hot.
 
         Parameters
         ----------
@@ -210,18 +204,26 @@ class Block:
         Returns
         -------
         cool, hot : (n, 11) float64
-            Labels to start from.
+            On either side of the hydrogen maximum; labels to start from.
         """
-        zero = torch.zeros(len(self), self._fitter.emulator.n_basis)
-        _, linear = self._reference(which, zero, np.arange(len(self)))
-        chi2 = self._packed[which] @ self._fitter._scan_pairs - 2 * linear.float() @ self._fitter._scan
-        labels = self._fitter._scan_labels
-        cool = labels[:, 0] < windows.HYDROGEN_MAXIMUM
-        best = []
-        for side in (cool, ~cool):
-            members = np.flatnonzero(side)
-            best.append(labels[members[chi2[:, members].argmin(dim=1).numpy()]])
-        return best[0], best[1]
+        fitter, spectra = self._fitter, self._spectra
+        emulator, device = fitter.emulator, fitter.device
+        x = torch.empty(len(self), 2, N_LABELS, device=device)
+        unit = torch.eye(emulator.n_basis, device=device)
+        for part, padded in blocks(len(self), rows_at_once(device), device=device):
+            matrix = spectra.pixels.unpack(spectra.packed[which][padded]) + unit
+            root, _ = torch.linalg.cholesky_ex(matrix)
+            shrunk = torch.cholesky_solve(spectra.linear[which][padded][..., None], root)[..., 0]
+            masked = torch.full((len(shrunk),), which == "hmasked", device=device)
+            features = emulator.inverse_features(
+                shrunk, spectra.level[which][padded], masked, self._lsf[padded].float()
+            )
+            x[part] = emulator.read_off(features)[: part.stop - part.start]
+        x = x.clamp(fitter.floor, fitter.ceiling)
+        # A hair off the border, or rounding would put it on the other side.
+        x[:, 0, 0].clamp_(max=fitter.border - 1e-5)
+        x[:, 1, 0].clamp_(min=fitter.border + 1e-5)
+        return tuple(emulator.unscale_labels(side.cpu()) for side in x.unbind(dim=1))
 
     def fit(self, which: str, starts: Sequence[np.ndarray], rows: np.ndarray | None = None) -> Solution:
         """Fit all labels from each start and keep the lowest χ².
@@ -231,7 +233,8 @@ class Block:
         which : {"all", "hmasked"}
             All lines, or hydrogen masked.
         starts : sequence of (n, 11) float64
-            Labels to start from; a row with NaN is skipped.
+            Labels to start from, the likeliest first; a row with NaN is skipped. Of several on one side of the
+            hydrogen maximum the best is followed, and none that is hopeless beside the best of the other side.
         rows : (m,) int, optional
             Fit only these spectra; starts and result then have m rows.
 
@@ -249,235 +252,137 @@ class Block:
             converged=np.zeros(len(rows), dtype=bool),
             at_bound=np.zeros(len(rows), dtype=bool),
         )
-        todo = np.flatnonzero(self.fittable[rows])
+        known = np.any([np.isfinite(start).all(axis=1) for start in starts], axis=0)
+        todo = np.flatnonzero(self.fittable[rows] & known)
         for begin in range(0, len(todo), _BATCH):
             part = todo[begin : begin + _BATCH]
-            x, iterations = self._explore(which, [s[part] for s in starts], rows[part])
-            for start in range(0, len(part), _POLISH_BATCH):
-                some = slice(start, start + _POLISH_BATCH)
-                self._polish(which, x[some], iterations[some], rows[part[some]], out, part[some])
+            self._fit(which, [start[part] for start in starts], torch.from_numpy(rows[part]), out, part)
         return out
 
-    def _matrices(self, which: str, rows: np.ndarray) -> torch.Tensor:
-        size = self._fitter.emulator.n_basis
-        return self._packed[which][rows][:, self._fitter._square.reshape(-1)].reshape(len(rows), size, size)
+    def _fit(self, which: str, starts: list[np.ndarray], rows: torch.Tensor, out: Solution, into: np.ndarray) -> None:
+        fitter = self._fitter
+        rows = rows.to(fitter.device)
+        matrix = self._spectra.pixels.unpack(self._spectra.packed[which][rows])
+        best, iterations = self._explore(which, starts, rows, matrix)
+        m = len(rows)
+        x, information = best.x.clone(), torch.zeros(m, N_LABELS, N_LABELS, device=fitter.device)
+        chi2, converged = best.chi2.clone(), torch.zeros(m, dtype=torch.bool, device=fitter.device)
+        left = torch.arange(m, device=fitter.device)
+        rough, stale = (torch.zeros(m, dtype=torch.bool, device=fitter.device) for _ in range(2))
+        for _ in range(fitter.max_iterations):
+            place = best if len(left) == m else best.take(left)
+            end = self._valley(place, rows, matrix, left).minimize(place.x, _POLISH, fitter.max_iterations)
+            x[left], information[left] = end.x, end.information
+            chi2[left], converged[left] = place.chi2 - end.gain.double(), end.converged
+            iterations[left] += end.iterations
+            rough[left], stale[left] = end.iterations > 1, end.stride > _STALE
+            left = left[(end.gain > _SETTLED) & end.converged]
+            if not len(left):
+                break
+            best.put(left, self._place(which, x[left], rows[left]))
 
-    def _explore(self, which: str, starts: list[np.ndarray], rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scaled labels of the best end of all starts, and the steps taken."""
-        fitter, emulator, lsf = self._fitter, self._fitter.emulator, self._lsf[rows]
-        # Single precision is enough to walk, as long as it measures from somewhere near; the end is in double.
-        near = starts[0]
-        for start in starts[1:]:
-            near = np.where(np.isnan(near), start, near)
-        center = emulator.coefficients(torch.cat([emulator.scale_labels(near).nan_to_num(), lsf], dim=1))
-        constant, linear = self._reference(which, center.float(), rows)
-        problem = _Problem(
-            emulator, self._matrices(which, rows), linear, center, constant, lsf, fitter._floor, fitter._ceiling
-        ).to(torch.float32)
-        best_x = torch.full((len(rows), N_LABELS), float("nan"), dtype=torch.float64)
-        best_chi2 = torch.full((len(rows),), float("inf"), dtype=torch.float64)
-        iterations = torch.zeros(len(rows), dtype=torch.int32)
-        for start in starts:
-            x0 = emulator.scale_labels(start)
-            valid = torch.isfinite(x0).all(dim=1).nonzero()[:, 0]
-            if not len(valid):
-                continue
-            end = problem.take(valid).minimize(x0[valid].float(), _EXPLORE, fitter.max_iterations)
-            iterations[valid] += end.iterations
-            # A start must win clearly, or rounding would decide between two roads to the same minimum.
-            better = end.chi2 < best_chi2[valid] - 1e-6
-            best_x[valid[better]], best_chi2[valid[better]] = end.x[better].double(), end.chi2[better].double()
-        return best_x, iterations
+        # χ² after more than one step has the rounding of the network in it.
+        again = rough.nonzero()[:, 0]
+        chi2[again] = self._place(which, x[again], rows[again]).chi2
+        again = stale.nonzero()[:, 0]
+        information[again] = self._valley(best.take(again), rows, matrix, again).slopes(x[again]).information
 
-    def _polish(
-        self, which: str, x: torch.Tensor, iterations: torch.Tensor, rows: np.ndarray, out: Solution, into: np.ndarray
-    ) -> None:
-        fitter, emulator, lsf = self._fitter, self._fitter.emulator, self._lsf[rows]
-        center = emulator.coefficients(torch.cat([x, lsf], dim=1))
-        constant, linear = self._reference(which, center, rows)
-        floor, ceiling = fitter._floor, fitter._ceiling
-        matrix = self._matrices(which, rows).double()
-        problem = _Problem(emulator, matrix, linear, center, constant, lsf, floor, ceiling)
-        end = problem.minimize(x, _POLISH, fitter.max_iterations)
-
-        labels = emulator.unscale_labels(end.x)
-        slope = emulator.label_slope(labels)
-        ridge = _RIDGE * torch.eye(N_LABELS, dtype=torch.float64)
-        inverse = torch.linalg.inv(end.hessian + ridge).numpy()
+        labels = fitter.emulator.unscale_labels(x.cpu())
+        at_floor, at_ceiling = ((x <= fitter.floor).cpu().numpy(), (x >= fitter.ceiling).cpu().numpy())
+        labels = np.where(at_floor, fitter.limits[0], np.where(at_ceiling, fitter.limits[1], labels))
+        slope = fitter.emulator.label_slope(labels)
+        ridge = _RIDGE * torch.eye(N_LABELS, dtype=torch.float64, device=fitter.device)
+        inverse = invert(information.double() + ridge).cpu().numpy()
         out.labels[into] = labels
         out.covariance[into] = inverse / (slope[:, :, None] * slope[:, None, :])
-        out.chi2[into] = end.chi2.numpy()
-        out.iterations[into] = (iterations + end.iterations).numpy()
-        out.converged[into] = end.converged.numpy()
-        out.at_bound[into] = ((end.x <= floor) | (end.x >= ceiling)).any(dim=1).numpy()
+        out.chi2[into] = chi2.cpu().numpy()
+        out.iterations[into] = iterations.cpu().numpy()
+        out.converged[into] = converged.cpu().numpy()
+        out.at_bound[into] = (at_floor | at_ceiling).any(axis=1)
 
-    def _reference(self, which: str, center: torch.Tensor, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """χ² in pixel space at coefficients ``center``, and the linear term b there (both float64).
+    def _explore(
+        self, which: str, starts: list[np.ndarray], rows: torch.Tensor, matrix: torch.Tensor
+    ) -> tuple[_Place, torch.Tensor]:
+        """Where the walk from the best start ends, and the steps taken."""
+        fitter = self._fitter
+        tried = [fitter.emulator.scale_labels(start).float().to(fitter.device) for start in starts]
+        known = torch.stack([x.isfinite().all(dim=1) for x in tried])
+        tried = torch.stack(tried).nan_to_num().clamp(fitter.floor, fitter.ceiling)
+        row = torch.arange(len(rows), device=fitter.device)
+        # Pixels are seen at one start; among the others the compressed form can choose.
+        anchor = self._place(which, tried[known.int().argmax(dim=0), row], rows)
+        valley = self._valley(anchor, rows, matrix, row)
+        chi2 = torch.stack([valley.value(x) for x in tried]).double() + anchor.chi2
+        chi2[~known] = float("inf")
+        hot = tried[:, :, 0] >= fitter.border
+        first = chi2.argmin(dim=0)
+        across = torch.where(hot != hot[first, row], chi2, float("inf"))
+        second = across.argmin(dim=0)
+        x, hope = tried[second, row], across[second, row]
 
-        Pixels are worked in the precision of ``center``: single is enough to compare starts; a result takes double,
-        or χ² would depend in its sixth digit on the road that led to it.
-        """
-        chi2 = torch.zeros(len(rows), dtype=torch.float64)
-        linear = torch.zeros(len(rows), self._fitter.emulator.n_basis, dtype=torch.float64)
-        dtype = center.dtype
-        for k in range(self._n_segments[which]):
-            basis = self._fitter._segments[k].bases[dtype]
-            for start in range(0, len(rows), _ROWS):
-                part = slice(start, start + _ROWS)
-                some = rows[part]
-                # The BLAS rounds differently for other shapes, and a spectrum's χ² must not depend on its batch.
-                padded = np.pad(some, (0, _ROWS - len(some)), mode="edge")
-                model = torch.nn.functional.pad(center[part], (0, 0, 0, _ROWS - len(some)))
-                residual = torch.addmm(self._data[k][padded].to(dtype), model, basis, alpha=-1)
-                weighted = self._ivar[k][padded].to(dtype) * residual
-                linear[part] += (weighted @ basis.T)[: len(some)].double()
-                chi2[part] += weighted.mul_(residual).sum(dim=1, dtype=torch.float64)[: len(some)]
-        return chi2, linear
+        end = valley.minimize(tried[first, row], _EXPLORE, fitter.max_iterations)
+        iterations = end.iterations
+        best = self._place(which, end.x, rows)
+        # On the other side of the hydrogen maximum, a few steps tell whether more are worth while.
+        pixels = torch.from_numpy(self.n_pixel[which]).to(fitter.device)[rows]
+        chance = _CHANCE * (best.chi2 / pixels).clamp(min=1.0)
+        hope[hope > _RIVAL * best.chi2 + chance] = float("inf")
+        for steps in (_TRIAL, fitter.max_iterations):
+            some = hope.isfinite().nonzero()[:, 0]
+            if not len(some):
+                return best, iterations
+            end = valley.take(some).minimize(x[some], _EXPLORE, steps)
+            iterations[some] += end.iterations
+            x[some], hope[some] = end.x, anchor.chi2[some] - end.gain.double()
+            hope[hope > best.chi2 + chance] = float("inf")
+        some = hope.isfinite().nonzero()[:, 0]
+        place = self._place(which, x[some], rows[some])
+        # A start must win clearly, or rounding would decide between two roads to the same minimum.
+        better = place.chi2 < best.chi2[some] - 1e-2
+        best.put(some[better], place.take(better))
+        return best, iterations
 
-    def chi2_at(
-        self, labels: np.ndarray, which: str = "all", rows: np.ndarray | None = None, *, exact: bool = False
-    ) -> np.ndarray:
-        """χ² of given labels in pixel space, (n,) float64; NaN where a label is NaN.
+    def _place(self, which: str, x: torch.Tensor, rows: torch.Tensor) -> _Place:
+        center = self._coefficients(x, rows).float()
+        return _Place(x, center, *self._spectra.at(which, center, rows))
+
+    def _coefficients(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """(m, K) float64: in single precision their rounding would be seen at the highest S/N."""
+        emulator = self._fitter.emulator
+        out = torch.empty(len(x), emulator.n_basis, dtype=torch.float64, device=x.device)
+        for part, padded in blocks(len(x), rows_at_once(x.device), device=x.device):
+            inputs = torch.cat([x[padded].double(), self._lsf[rows[padded]]], dim=1)
+            out[part] = emulator.coefficients(inputs)[: part.stop - part.start]
+        return out
+
+    def _valley(self, place: _Place, rows: torch.Tensor, matrix: torch.Tensor, some: torch.Tensor) -> Valley:
+        """χ² around a place of those ``some`` of the rows that have matrices."""
+        fitter = self._fitter
+        lsf = self._lsf[rows[some]].float()
+        return Valley(fitter.emulator, matrix, some, place.linear, place.center, lsf, fitter.floor, fitter.ceiling)
+
+    def nearer(self, *candidates: np.ndarray) -> np.ndarray:
+        """Of several labels (n, 11) for each spectrum those with the lowest χ² of all lines."""
+        chi2 = np.array([self.chi2_at(labels) for labels in candidates])
+        return np.stack(candidates)[chi2.argmin(axis=0), np.arange(len(self))]
+
+    def chi2_at(self, labels: np.ndarray, which: str = "all", rows: np.ndarray | None = None) -> np.ndarray:
+        """χ² of given labels, in pixels, (m,) float64; NaN where a label is NaN.
 
         Parameters
         ----------
-        labels : (n, 11) float64
+        labels : (m, 11) float64
         which : {"all", "hmasked"}
-        rows : (n,) int, optional
+        rows : (m,) int, optional
             Spectra the labels are for; default: all.
-        exact : bool
-            In double precision; otherwise good to 1e-5 of itself.
         """
-        rows = np.arange(len(self)) if rows is None else rows
         known = np.flatnonzero(np.isfinite(labels).all(axis=1))
-        x = torch.cat([self._fitter.emulator.scale_labels(labels[known]), self._lsf[rows[known]]], dim=1)
         out = np.full(len(labels), np.nan)
-        center = self._fitter.emulator.coefficients(x)
-        out[known] = self._reference(which, center if exact else center.float(), rows[known])[0].numpy()
+        device = self._fitter.device
+        x = self._fitter.emulator.scale_labels(labels[known]).to(device)
+        some = torch.from_numpy(known if rows is None else rows[known]).to(device)
+        out[known] = self._spectra.at(which, self._coefficients(x, some).float(), some)[0].cpu().numpy()
         return out
-
-
-@dataclass
-class _End:
-    x: torch.Tensor
-    chi2: torch.Tensor
-    hessian: torch.Tensor
-    iterations: torch.Tensor
-    converged: torch.Tensor
-
-
-@dataclass(frozen=True)
-class _Problem:
-    """Quadratic forms of m spectra, and their minimization over scaled labels, in one precision."""
-
-    emulator: LowRankEmulator
-    matrix: torch.Tensor
-    linear: torch.Tensor
-    center: torch.Tensor
-    constant: torch.Tensor
-    lsf: torch.Tensor
-    floor: torch.Tensor
-    ceiling: torch.Tensor
-
-    def to(self, dtype: torch.dtype) -> "_Problem":
-        tensors = (self.matrix, self.linear, self.center, self.constant, self.lsf, self.floor, self.ceiling)
-        return _Problem(self.emulator, *(t.to(dtype) for t in tensors))
-
-    def take(self, rows: torch.Tensor) -> "_Problem":
-        if len(rows) == len(self.linear):
-            return self
-        arrays = (self.matrix, self.linear, self.center, self.constant, self.lsf)
-        return _Problem(self.emulator, *(a[rows] for a in arrays), self.floor, self.ceiling)
-
-    def evaluate(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """χ², half its gradient and half its Gauss-Newton Hessian at scaled labels."""
-        stack = self.emulator.coefficients_and_tangents(torch.cat([x, self.lsf], dim=1))
-        stack[:, 0] -= self.center
-        # One 12 x 12 Gram matrix of [offset; tangents] holds value, gradient and Hessian.
-        gram = (stack @ self.matrix) @ stack.transpose(1, 2)
-        linear = (stack @ self.linear[..., None])[..., 0]
-        chi2 = self.constant + gram[:, 0, 0] - 2 * linear[:, 0]
-        return chi2, gram[:, 1:, 0] - linear[:, 1:], gram[:, 1:, 1:]
-
-    def _step(
-        self, x: torch.Tensor, gradient: torch.Tensor, hessian: torch.Tensor, damping: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Damped step within the limits: where it ends, the gain in χ² it promises, whether no limit was met."""
-        diagonal = hessian.diagonal(dim1=1, dim2=2)
-        scale = diagonal + 1e-2 * diagonal.amax(dim=1, keepdim=True)
-        ridge = (damping[:, None] + 4 * torch.finfo(x.dtype).eps) * scale
-        low, high = x <= self.floor, x >= self.ceiling
-        # A label at its limit takes no part if the step would carry it out; without it, the others step differently.
-        held = (low & (gradient > 0)) | (high & (gradient < 0))
-        for _ in range(N_LABELS):
-            free = (~held).to(x.dtype)
-            damped = hessian * free[:, :, None] * free[:, None, :] + torch.diag_embed(ridge + (1 - free))
-            root, _ = torch.linalg.cholesky_ex(damped)
-            step = -torch.cholesky_solve((gradient * free)[..., None], root)[..., 0]
-            outward = (low & (step < 0)) | (high & (step > 0))
-            if not outward.any():
-                break
-            held |= outward
-        # A step beyond limits is cut to the box, or ends where the first limit is met: the former goes further, but the
-        # latter alone is sure to lead downhill.
-        limit = torch.where(step < 0, self.floor, self.ceiling)
-        room = torch.where(step == 0, float("inf"), (limit - x) / step)
-        share = room.amin(dim=1, keepdim=True).clamp(max=1.0)
-        boxed = (x + step).clamp(self.floor, self.ceiling)
-        short = torch.where(room <= share, limit, x + share * step)
-        gains = [_gain(trial - x, gradient, hessian) for trial in (boxed, short)]
-        trial = torch.where((gains[0] >= gains[1])[:, None], boxed, short)
-        return trial, torch.maximum(*gains), share[:, 0] >= 1
-
-    def minimize(self, x: torch.Tensor, tolerance: float, max_iterations: int) -> _End:
-        """Levenberg-Marquardt from x, each spectrum on its own damping; finished ones leave the batch."""
-        m = len(x)
-        x = x.clamp(self.floor, self.ceiling)
-        chi2, gradient, hessian = self.evaluate(x)
-        end = _End(x, chi2, hessian, torch.zeros(m, dtype=torch.int32), torch.zeros(m, dtype=torch.bool))
-        damping = torch.full((m,), 1e-3, dtype=x.dtype)
-        rounding = 4 * torch.finfo(x.dtype).eps
-        active, work, alive = torch.arange(m), self, torch.ones(m, dtype=torch.bool)
-        x = x.clone()
-        for _ in range(max_iterations):
-            trial, predicted, whole = self._step(x, gradient, hessian, damping)
-            trial_chi2, trial_gradient, trial_hessian = work.evaluate(trial)
-            gain = (chi2 - trial_chi2) / predicted.clamp(min=torch.finfo(x.dtype).tiny)
-            accept = trial_chi2 <= chi2
-            x = torch.where(accept[:, None], trial, x)
-            chi2 = torch.where(accept, trial_chi2, chi2)
-            gradient = torch.where(accept[:, None], trial_gradient, gradient)
-            hessian = torch.where(accept[:, None, None], trial_hessian, hessian)
-            end.iterations[active] += alive.int()
-            # A small gain counts as the end only if the step was not small for being damped.
-            done = whole & (predicted < tolerance) & ((damping < 0.1) | (predicted < 1e-3 * tolerance))
-            # Neither does a rejected step that rounding alone explains.
-            done |= ~accept & (predicted.abs() < rounding * chi2.abs())
-            # Where the quadratic form foretells the gain badly, shorter steps: full ones would circle the minimum.
-            factor = torch.where(gain > 0.75, 1 / 6, torch.where(gain > 0.25, 1.0, 5.0))
-            damping = (damping * factor).clamp(1e-8, 1e8)
-            done &= alive
-            if done.any():
-                finished = active[done]
-                end.x[finished], end.chi2[finished], end.hessian[finished] = x[done], chi2[done], hessian[done]
-                end.converged[finished] = True
-                alive &= ~done
-                left = alive.nonzero()[:, 0]
-                if not len(left):
-                    return end
-                if len(left) < _COMPACT * len(alive):
-                    active, work = active[left], work.take(left)
-                    x, chi2, gradient, hessian, damping, alive = (
-                        a[left] for a in (x, chi2, gradient, hessian, damping, alive)
-                    )
-        left = active[alive]
-        end.x[left], end.chi2[left], end.hessian[left] = x[alive], chi2[alive], hessian[alive]
-        return end
-
-
-def _gain(step: torch.Tensor, gradient: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
-    """How much χ² the quadratic form says a step gains."""
-    return -(step * (2 * gradient + (hessian @ step[..., None])[..., 0])).sum(dim=1)
 
 
 def start_at(teff: np.ndarray, template: np.ndarray) -> np.ndarray:
@@ -491,22 +396,3 @@ def start_at(teff: np.ndarray, template: np.ndarray) -> np.ndarray:
     out = np.array(template, dtype=np.float64)
     out[:, INDEX["teff"]] = teff
     return out
-
-
-def _scan_grid(emulator: LowRankEmulator) -> np.ndarray:
-    """Plain stars over Teff, log g, vsini and metallicity, inside the library only."""
-    base = np.array([lb.start for lb in LABELS])
-    nodes = []
-    for teff in _SCAN_TEFF:
-        for logg in _SCAN_LOGG:
-            for vsini in _SCAN_VSINI:
-                for iron in _SCAN_IRON:
-                    labels = base.copy()
-                    labels[[INDEX["teff"], INDEX["logg"], INDEX["vsini"]]] = teff, logg, vsini
-                    labels[INDEX["c_h"] :] = iron
-                    nodes.append(labels)
-    nodes = np.array(nodes)
-    inside = nodes[~emulator.outside(nodes)]
-    cool = inside[:, 0] < windows.HYDROGEN_MAXIMUM
-    # A library on one side of the maximum only still needs a start on either side.
-    return inside if cool.any() and (~cool).any() else nodes

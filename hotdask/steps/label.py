@@ -1,22 +1,57 @@
 """The steps in order, for one block of spectra: observed pixels in, labels of both fits and their merger out."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 
 from hotdask import config, windows
 from hotdask.emulator.broadening import mean_lsf
 from hotdask.emulator.lowrank import LowRankEmulator
+from hotdask.emulator.perpixel import PerPixelEmulator
 from hotdask.errors import EmulatorError
 from hotdask.flags import Flag
-from hotdask.labels import INDEX, LABEL_NAMES, N_LABELS
+from hotdask.labels import INDEX, LABEL_NAMES, LABELS, N_LABELS
+from hotdask.steps.compress import blocks
 from hotdask.steps.fit import Block, Fitter, Solution, start_at
 from hotdask.steps.indices import guess_teff
 from hotdask.steps.merge import merge_fits
 from hotdask.steps.normalize import Normalizer
+from hotdask.steps.refine import Refiner
 from hotdask.steps.restframe import noise_power, to_rest_frame
+from hotdask.timing import kernel
 
-_FAR = 1.6
-"""A side of the hydrogen maximum whose best scanned χ² is larger than the other's by this factor is not tried. Of 1000
-simulated spectra (S/N 13-290) the worse side won above it in none with all lines, in 0.2 % with hydrogen masked."""
+_ROWS = 128
+"""Spectra per matrix product, always this many; see `hotdask.steps.compress.rows_at_once`."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Spectra ready to be fitted.
+
+    Attributes
+    ----------
+    flux, ivar : (n, 3801) float32
+        Normalized, rest frame.
+    block : hotdask.steps.fit.Block
+        The same, loaded into the fitter.
+    lsf : (n, 6) float64
+        Line spread as used [Å].
+    teff_guess : (n,) float64
+        From line indices [K].
+    starts : tuple of (n, 11) float64
+        Labels fits may start from, the likeliest first.
+    flags : (n,) int32
+        What is known so far.
+    """
+
+    flux: np.ndarray
+    ivar: np.ndarray
+    block: Block
+    lsf: np.ndarray
+    teff_guess: np.ndarray
+    starts: tuple[np.ndarray, ...]
+    flags: np.ndarray
 
 
 class Labeler:
@@ -29,11 +64,22 @@ class Labeler:
     emulator : LowRankEmulator
     fit : hotdask.config.Fit
     normalization : hotdask.config.Normalize
+    refining : PerPixelEmulator, optional
+        Takes both fits on from where ``emulator`` ends them; on its own device.
+    device : str
+        Where fits run, ``cpu`` or ``cuda``.
+
+    Attributes
+    ----------
+    model : LowRankEmulator or PerPixelEmulator
+        The emulator whose labels these are.
 
     Raises
     ------
     EmulatorError
-        If the emulator learned spectra normalized in another way, or is not low-rank.
+        If an emulator learned spectra normalized in another way, or is of the wrong kind.
+    InputError
+        If there is no such device.
 
     Examples
     --------
@@ -52,22 +98,32 @@ class Labeler:
         emulator: LowRankEmulator,
         fit: config.Fit | None = None,
         normalization: config.Normalize | None = None,
+        *,
+        refining: PerPixelEmulator | None = None,
+        device: str = "cpu",
     ):
         if not isinstance(emulator, LowRankEmulator):
             raise EmulatorError(
                 f"fits need a low-rank emulator, this is a {type(emulator).__name__}; make one with `hotdask train "
                 "LIBRARY --out FILE`"
             )
+        if not (refining is None or isinstance(refining, PerPixelEmulator)):
+            raise EmulatorError(
+                f"fit.refine needs a per-pixel emulator, this is a {type(refining).__name__}; make one with `hotdask "
+                "train LIBRARY --out FILE --architecture perpixel`"
+            )
         self.emulator = emulator
+        self.model = refining or emulator
         self.settings = fit or config.Fit()
         normalization = normalization or config.Normalize()
-        learned, wanted = emulator.card.get("normalization", {}), normalization.model_dump(mode="json")
-        differing = [key for key in wanted if learned.get(key) != wanted[key]]
-        if differing:
-            raise EmulatorError(
-                f"the emulator learned spectra normalized otherwise ({', '.join(differing)} of [normalize] differ); "
-                "take those settings out, or train an emulator with them: `hotdask train LIBRARY --settings FILE`"
-            )
+        wanted = normalization.model_dump(mode="json")
+        for learned in (e.card.get("normalization", {}) for e in (emulator, self.model)):
+            differing = [key for key in wanted if learned.get(key) != wanted[key]]
+            if differing:
+                raise EmulatorError(
+                    f"the emulator learned spectra normalized otherwise ({', '.join(differing)} of [normalize] differ);"
+                    " take those settings out, or train an emulator with them: `hotdask train LIBRARY --settings FILE`"
+                )
         self.wavelength = windows.rest_wavelength()
         self.normalizer = Normalizer(self.wavelength, **normalization.model_dump())
         self.fitter = Fitter(
@@ -76,7 +132,16 @@ class Labeler:
             hydrogen=self.settings.hydrogen,
             max_iterations=self.settings.max_iterations,
             min_pixels=self.settings.min_pixels,
+            device=device,
         )
+        self._refiner = None
+        if refining is not None:
+            self._refiner = Refiner(
+                refining,
+                mask=self.settings.mask,
+                hydrogen=self.settings.hydrogen,
+                max_iterations=self.settings.max_iterations,
+            )
         self.lsf = mean_lsf(self.settings.resolving_power_blue, self.settings.resolving_power_red)
         if emulator.outside_lsf(self.lsf[None])[0]:
             raise EmulatorError(
@@ -91,10 +156,12 @@ class Labeler:
         bad = (andmask & self.settings.andmask_bits != 0) | (ormask & self.settings.ormask_bits != 0)
         return np.where(bad, np.float32(0), ivar)
 
-    def prepare(
-        self, flux: np.ndarray, ivar: np.ndarray, rv: np.ndarray, lsf: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    def prepare(self, flux: np.ndarray, ivar: np.ndarray, rv: np.ndarray, lsf: np.ndarray | None = None) -> Prepared:
         """Rest frame, first guess and continuum.
+
+        A model's continuum rests on all its pixels, that of data only on the good ones. What that does is measured on
+        a model of the star, normalized once from the data's pixels and once from all: on a first guess at the star,
+        and where it is more than a trifle, once more on a first fit.
 
         Parameters
         ----------
@@ -107,69 +174,52 @@ class Labeler:
 
         Returns
         -------
-        flux, ivar : (n, 3801) float32
-            Normalized, rest frame.
-        notes : dict
-            ``teff_guess`` (n,) [K], ``flags`` (n,) int32, ``lsf`` (n, 6) [Å] as used, and ``start`` (n, 11), the
-            first fit of spectra whose continuum needed one.
+        Prepared
         """
-        flux, ivar = to_rest_frame(flux, ivar, rv)
+        with kernel("rest frame"):
+            flux, ivar = to_rest_frame(flux, ivar, rv)
         low, high = (float(self.emulator.arrays[f"label_{end}"][INDEX["teff"]]) for end in ("low", "high"))
-        guess, clipped, missing = guess_teff(flux, ivar, self.wavelength, low=low, high=high)
+        with kernel("line indices"):
+            guess, clipped, missing = guess_teff(flux, ivar, self.wavelength, low=low, high=high)
         # As plain integers: times a Flag, numpy would widen the array to 64 bits.
         flags = int(Flag.START_CLIPPED) * clipped.astype(np.int32) | int(Flag.START_MISSING) * missing.astype(np.int32)
         given = np.broadcast_to(self.lsf, (len(flux), 6)) if lsf is None else np.asarray(lsf, dtype=np.float64)
         lsf = np.where(np.isfinite(given).all(axis=1, keepdims=True), given, self.lsf)
 
-        normalized, normalized_ivar, continuum = self.normalizer.normalize(flux, ivar)
-        rows, correction, first = self._continuum_correction(
-            normalized, normalized_ivar, _bridge(continuum), ivar > 0, lsf
-        )
-        normalized[rows] *= correction
-        normalized_ivar[rows] /= correction**2
-        start = np.full((len(flux), N_LABELS), np.nan)
-        start[rows] = first
-        flags[np.isfinite(start).all(axis=1)] |= Flag.CONTINUUM_CORRECTED
-        return normalized, normalized_ivar, {"teff_guess": guess, "flags": flags, "lsf": lsf, "start": start}
-
-    def _continuum_correction(
-        self, flux: np.ndarray, ivar: np.ndarray, continuum: np.ndarray, good: np.ndarray, lsf: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What bad pixels do to the continuum, undone.
-
-        A model's continuum rests on all its pixels, the data's only on the good ones. The difference is measured on a
-        model of the star, normalized once from the data's pixels and once from all. A plain star from the scan of
-        labels is model enough where the difference is small; elsewhere a first fit is made.
-
-        Returns
-        -------
-        rows : (m,) int
-            Spectra with bad pixels.
-        correction : (m, 3801) float32
-            Factor of their normalized flux.
-        first : (m, 11) float64
-            Labels of the first fit; NaN where none was needed.
-        """
-        rows = np.flatnonzero(~good.all(axis=1))
-        first = np.full((len(rows), N_LABELS), np.nan)
-        if not len(rows):
-            return rows, np.empty((0, windows.N_REST), dtype=np.float32), first
-        continuum, good, lsf = continuum[rows], good[rows], lsf[rows]
-        block = self.fitter.load(flux[rows], ivar[rows], lsf)
-        cool, hot = block.scan("all")
-        nearer = np.where((block.chi2_at(cool) < block.chi2_at(hot))[:, None], cool, hot)
-        correction = self._ratio(self.emulator.flux(nearer, lsf), continuum, good)
+        with kernel("normalize"):
+            normalized, normalized_ivar, continuum = self.normalizer.normalize(flux, ivar)
+        with kernel("compress"):
+            block = self.fitter.load(normalized, normalized_ivar, lsf)
+        with kernel("first guess"):
+            sides = block.guess("all")
+            start = block.nearer(*sides)
+        good, bridged = ivar > 0, _bridge(continuum)
+        correction = self._correction(start, lsf, bridged, good)
         shift = np.where(self._fitted & good, np.abs(correction - 1), 0).max(axis=1)
-        large = np.flatnonzero((shift > self.settings.continuum_tolerance) & block.fittable)
-        first[large] = block.fit("all", [nearer[large]], large).labels
-        correction[large] = self._ratio(self.emulator.flux(first[large], lsf[large]), continuum[large], good[large])
-        return rows, correction, first
+        rows = np.flatnonzero((shift > self.settings.continuum_tolerance) & block.fittable)
+        with kernel("compress"):
+            block = block.renormalized(normalized * correction, normalized_ivar / correction**2)
+        with kernel("first fit"):
+            start[rows] = block.fit("all", [start[rows]], rows).labels
+        correction[rows] = self._correction(start[rows], lsf[rows], bridged[rows], good[rows])
+        normalized *= correction
+        normalized_ivar /= correction**2
+        with kernel("compress"):
+            block = block.renormalized(normalized, normalized_ivar)
+        flags[rows] |= Flag.CONTINUUM_CORRECTED
+        # For stars unlike any model, which the inverse network may misread.
+        plain = start_at(guess, np.tile([lb.start for lb in LABELS], (len(guess), 1)))
+        return Prepared(normalized, normalized_ivar, block, lsf, guess, (start, *sides, plain), flags)
 
-    def _ratio(self, model: np.ndarray, continuum: np.ndarray, good: np.ndarray) -> np.ndarray:
-        star = model * continuum
-        seen, seen_ivar, _ = self.normalizer.normalize(star, good.astype(np.float32))
-        whole, _, _ = self.normalizer.normalize(star, np.ones_like(star))
-        return np.where(seen_ivar > 0, whole / seen, np.float32(1))
+    def _correction(self, labels: np.ndarray, lsf: np.ndarray, continuum: np.ndarray, good: np.ndarray) -> np.ndarray:
+        """Factor of the normalized flux that undoes what bad pixels did to the continuum, (n, 3801) float32."""
+        with kernel("normalize"):
+            star = continuum.copy()
+            for part, rows in blocks(len(star), _ROWS):
+                star[part] *= self.emulator.flux(labels[rows], lsf[rows])[: part.stop - part.start]
+            seen, seen_ivar, _ = self.normalizer.normalize(star, good.astype(np.float32))
+            whole, _, _ = self.normalizer.normalize_filled(star, np.ones_like(star), star)
+            return np.divide(whole, seen, out=np.ones_like(star), where=seen_ivar > 0)
 
     def label(
         self, flux: np.ndarray, ivar: np.ndarray, rv: np.ndarray, lsf: np.ndarray | None = None
@@ -187,29 +237,46 @@ class Labeler:
         ----------
         Xiang et al. 2022, §2 and §4.3-4.5.
         """
-        flux, ivar, notes = self.prepare(flux, ivar, rv, lsf)
-        block = self.fitter.load(flux, ivar, notes["lsf"])
-        everything, masked, refitted = fit_both(block, notes["teff_guess"], notes["start"])
+        prepared = self.prepare(flux, ivar, rv, lsf)
+        everything, masked, refitted = fit_both(prepared.block, prepared.starts)
+        if self._refiner is not None:
+            with kernel("refine"):
+                everything, masked = (
+                    self._refiner.refine(which, prepared.flux, prepared.ivar, prepared.lsf, solution.labels)
+                    for which, solution in (("all", everything), ("hmasked", masked))
+                )
+        with kernel("merge"):
+            return self._merge(prepared, everything, masked, refitted, noise_power(rv))
 
+    def _merge(
+        self, prepared: Prepared, everything: Solution, masked: Solution, refitted: np.ndarray, smoothing: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        block = prepared.block
         labels, covariance, weight = merge_fits(
             everything.labels, everything.covariance, masked.labels, masked.covariance
         )
         # A fit without weight in the result says nothing about the result.
         has_all, has_masked = weight < 1, weight > 0
         unfinished = (has_all & ~everything.converged) | (has_masked & ~masked.converged)
-        smoothing = noise_power(rv)
-        chi2_red = block.chi2_at(labels, exact=True) / (everything.n_pixel - N_LABELS) / smoothing
-        flags = notes["flags"]
+        chi2 = everything.chi2.copy()
+        shared = np.flatnonzero(has_masked)
+        if self._refiner is None:
+            chi2[shared] = block.chi2_at(labels[shared], rows=shared)
+        else:
+            spectra = (a[shared] for a in (prepared.flux, prepared.ivar, prepared.lsf))
+            chi2[shared] = self._refiner.chi2_at("all", *spectra, labels[shared])
+        chi2_red = chi2 / (everything.n_pixel - N_LABELS) / smoothing
+        flags = prepared.flags.copy()
         for flag, raised in (
             (Flag.FEW_PIXELS, ~block.fittable),
             (Flag.REFITTED, refitted),
             (Flag.NOT_CONVERGED, block.fittable & unfinished),
             (Flag.AT_BOUND, (has_all & everything.at_bound) | (has_masked & masked.at_bound)),
-            (Flag.OUTSIDE_LIBRARY, self.emulator.outside(labels, notes["lsf"])),
+            (Flag.OUTSIDE_LIBRARY, self.model.outside(labels, prepared.lsf)),
         ):
             flags[raised] |= flag
         out = {name: labels[:, i] for i, name in enumerate(LABEL_NAMES)}
-        out |= {"covariance": covariance, "teff_guess": notes["teff_guess"], "chi2_red": chi2_red, "flags": flags}
+        out |= {"covariance": covariance, "teff_guess": prepared.teff_guess, "chi2_red": chi2_red, "flags": flags}
         for which, solution in (("all", everything), ("hmasked", masked)):
             for i, name in enumerate(LABEL_NAMES):
                 out[f"{name}_{which}"] = solution.labels[:, i]
@@ -220,24 +287,20 @@ class Labeler:
         return out
 
 
-def fit_both(
-    block: Block, teff_guess: np.ndarray, start: np.ndarray | None = None
-) -> tuple[Solution, Solution, np.ndarray]:
+def fit_both(block: Block, starts: Sequence[np.ndarray]) -> tuple[Solution, Solution, np.ndarray]:
     """Both fits of a block, each from starts on both sides of the hydrogen maximum.
 
     Parameters
     ----------
     block : Block
-        From `Fitter.load`.
-    teff_guess : (n,) float64
-        Line-index guess [K]; NaN where there is none.
-    start : (n, 11) float64, optional
-        Labels known to be near; NaN where there are none.
+        From `Labeler.prepare` or `Fitter.load`.
+    starts : sequence of (n, 11) float64
+        Labels to start from, the likeliest first.
 
     Returns
     -------
     everything, masked : Solution
-        All lines, and hydrogen masked.
+        All lines, and hydrogen masked; the latter starts from the former and from guesses of its own besides.
     refitted : (n,) bool
         Spectra whose two fits lay on opposite sides of 9500 K: their all-lines fit is the one started from the
         masked solution.
@@ -247,44 +310,21 @@ def fit_both(
     Xiang et al. 2022, §4.5 and footnote 4.
     """
     teff = INDEX["teff"]
-    everything = block.fit("all", _starts(block, "all", teff_guess, start))
-    masked = block.fit("hmasked", _starts(block, "hmasked", None, everything.labels))
+    with kernel("fit all lines"):
+        everything = block.fit("all", starts)
+    with kernel("first guess"):
+        guesses = block.guess("hmasked")
+    with kernel("fit hydrogen masked"):
+        masked = block.fit("hmasked", [everything.labels, *guesses, *starts])
     refitted = (everything.labels[:, teff] < windows.HYDROGEN_MAXIMUM) != (
         masked.labels[:, teff] < windows.HYDROGEN_MAXIMUM
     )
     rows = np.flatnonzero(refitted & block.fittable)
-    again = block.fit("all", [masked.labels[rows]], rows)
+    with kernel("fit all lines"):
+        again = block.fit("all", [masked.labels[rows]], rows)
     for name in ("labels", "covariance", "chi2", "iterations", "converged", "at_bound"):
         getattr(everything, name)[rows] = getattr(again, name)
     return everything, masked, refitted & block.fittable
-
-
-def _starts(
-    block: Block, which: str, teff_guess: np.ndarray | None, known: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """One start on each side of the hydrogen maximum; NaN on a side that is out of the question.
-
-    The best nodes of a coarse scan, or what is known: the line-index guess or labels of another fit, where the
-    spectrum likes them better than the node of their side.
-    """
-    teff = INDEX["teff"]
-    sides = list(block.scan(which))
-    chi2 = np.array([block.chi2_at(labels, which) for labels in sides])
-    hopeless = chi2 > _FAR * chi2.min(axis=0)
-    candidates = [] if known is None else [known]
-    if teff_guess is not None:
-        candidates.append(start_at(teff_guess, np.where((teff_guess < windows.HYDROGEN_MAXIMUM)[:, None], *sides)))
-    for labels in candidates:
-        value = block.chi2_at(labels, which)
-        for side, here in enumerate(
-            (labels[:, teff] < windows.HYDROGEN_MAXIMUM, labels[:, teff] >= windows.HYDROGEN_MAXIMUM)
-        ):
-            better = here & (value < chi2[side])
-            sides[side] = np.where(better[:, None], labels, sides[side])
-            chi2[side] = np.where(better, value, chi2[side])
-            hopeless[side] &= ~better
-    cool, hot = (np.where(bad[:, None], np.nan, labels) for bad, labels in zip(hopeless, sides, strict=True))
-    return cool, hot
 
 
 def _bridge(continuum: np.ndarray) -> np.ndarray:

@@ -33,7 +33,17 @@ from hotdask.windows import FIT_MASK, inside, rest_wavelength
 N_FINE = 19216
 FITTED = ~inside(rest_wavelength(), FIT_MASK)
 TINY = Training(
-    n_basis=12, hidden=32, draws=10, passes=30, batch=16, patience=1.0, basis_spectra=120, test_passes=3, seed=4
+    n_basis=12,
+    hidden=32,
+    draws=10,
+    passes=30,
+    batch=16,
+    patience=1.0,
+    basis_spectra=120,
+    test_passes=3,
+    inverse_draws=600,
+    inverse_passes=3,
+    seed=4,
 )
 TINY_PIXELS = Training(
     "perpixel", hidden=6, draws=4, passes=6, patience=1.0, batch=16, learning_rate=0.05, pixels=2000, test_passes=1
@@ -78,8 +88,9 @@ def shipped() -> LowRankEmulator:
 class TestTiny:
     def test_it_learns(self, trained, library):
         emulator, losses = trained
-        assert [passed[:2] for passed in losses] == [(i + 1, 30) for i in range(30)]
-        assert losses[-1][2] < 0.5 * losses[0][2]
+        # 30 passes of the network, 3 of the one that starts fits.
+        assert [passed[:2] for passed in losses] == [(i + 1, 33) for i in range(33)]
+        assert losses[29][2] < 0.5 * losses[0][2]
         # Held-out members: better than the mean of what it was trained on, by far, and by an independent measure.
         source = SpectrumSource(library, config.Normalize())
         test = np.array(emulator.card["held_out_members"])
@@ -467,12 +478,6 @@ class TestShipped:
             else:
                 assert shipped.arrays["label_low"][INDEX[name]] == pytest.approx(low, rel=1e-12), name
             assert shipped.arrays["label_high"][INDEX[name]] == pytest.approx(high, rel=1e-12), name
-
-    def test_its_basis_is_orthogonal_in_weighted_pixels(self, shipped):
-        # Then the loss on coefficients is the loss on pixels. Pixels no fit uses count a fifth.
-        weighted = shipped.arrays["basis"].astype(np.float64) * np.where(FITTED, 1.0, 0.2)
-        gram = weighted @ weighted.T
-        np.testing.assert_allclose(gram / gram[0, 0], np.eye(shipped.n_basis), atol=1e-5)
 
     def test_held_out_members_were_drawn_by_its_seed(self, shipped):
         # What the card calls held out is what `train` sets aside with that seed, so none of them was learned.

@@ -18,6 +18,7 @@ import pandas as pd
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import torch
 import xarray as xr
 from astropy.io import fits
 from distributed import Client, LocalCluster
@@ -29,7 +30,7 @@ from hotdask.emulator import load_emulator, save_emulator
 from hotdask.errors import EmulatorError, HotdaskError, InputError, RunError, SettingsError
 from hotdask.flags import Flag
 from hotdask.labels import LABEL_NAMES
-from hotdask.pipeline.cluster import open_client
+from hotdask.pipeline.cluster import GPU, open_client
 from hotdask.pipeline.execute import STEPS, read_rejects, run, run_tasks
 from hotdask.pipeline.maps import make_labeler
 from hotdask.pipeline.pages import choose_spectra
@@ -663,6 +664,28 @@ def test_tasks_are_tried_a_few_times(client: Client, tmp_path: Path) -> None:
     assert "step 4: OSError: call 2" in str(caught.value)
     calls = {p: len(list(tmp_path.glob(f"{p}-*"))) for p in failures}
     assert calls == {0: 1, 1: 2, 2: 3, 3: 3, 4: 3}
+
+
+def test_tasks_that_take_a_gpu_go_to_workers_that_have_one(client: Client, tmp_path: Path) -> None:
+    tasks = {p: (_count, str(tmp_path), p, 0) for p in range(4)}
+    how = {"total": 4, "done": 0, "rows": lambda receipt: 1, "resources": {GPU: 1}}
+    with pytest.raises(RunError, match=r"no worker has the resource GPU; start workers with `dask worker.*GPU=1"):
+        run_tasks(client, "count", tasks, **how)
+    assert not list(tmp_path.iterdir())
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", resources={GPU: 1}) as cluster,
+        Client(cluster, set_as_default=False) as owner,
+    ):
+        run_tasks(owner, "count", tasks, **how)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+def test_a_gpu_that_is_not_there_begins_no_run(few: Path, settings_for: MakeSettings, tmp_path: Path) -> None:
+    settings = settings_for(tmp_path / "run", spectra=f"{few}/*", cluster__device="cuda")
+    with pytest.raises(InputError, match="torch sees no CUDA device here"):
+        run(settings, echo=quiet)
+    assert not (tmp_path / "run").exists()
 
 
 def test_many_tasks_run_once_each(client: Client, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -13,6 +13,7 @@ from hotdask.emulator import LowRankEmulator, PerPixelEmulator, load_emulator
 
 N = 24
 OPTIONS = ("--passes", "3", "--draws", "2", "--hidden", "4")
+INVERSE = ("--inverse-draws", "400", "--inverse-passes", "1")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(library: Path, out: Path, *options: str) -> Result:
-    return CliRunner().invoke(main, ["train", str(library), "--out", str(out), *OPTIONS, *options])
+    few = OPTIONS if "--architecture" in options else (*OPTIONS, *INVERSE)
+    return CliRunner().invoke(main, ["train", str(library), "--out", str(out), *few, *options])
 
 
 def test_low_rank(library, tmp_path):
@@ -94,7 +96,7 @@ def test_a_place_that_cannot_be_written_is_said_at_once(library, tmp_path, out, 
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("option", ["--passes", "--draws", "--hidden", "--pixels", "--basis"])
+@pytest.mark.parametrize("option", ["--passes", "--draws", "--hidden", "--pixels", "--basis", "--inverse-draws"])
 def test_sizes_are_positive(library, tmp_path, option):
     result = train(library, tmp_path / "one.safetensors", option, "0")
     assert result.exit_code == 1
