@@ -13,16 +13,17 @@ import numpy as np
 import torch
 
 from hotdask import windows
-from hotdask.emulator.base import require_device
+from hotdask.emulator.base import LibraryEmulator, require_device
 from hotdask.emulator.broadening import mean_lsf
 from hotdask.emulator.lowrank import LowRankEmulator
 from hotdask.labels import INDEX, LABELS, N_LABELS
 from hotdask.steps.compress import Compressed, Pixels, blocks, compress, rows_at_once
-from hotdask.steps.minimize import Valley, invert
+from hotdask.steps.minimize import Valley
+from hotdask.steps.systems import invert
 
 _BATCH = 1024
 """Spectra iterated together: enough that the last few to converge do not set the pace."""
-_RIDGE = 1e-8
+RIDGE = 1e-8
 """Information every label is granted beyond the data's, in units of the library's spread: a σ of 10⁴ spreads."""
 _EXPLORE, _POLISH = 1.0, 1e-2
 """Promised gain in χ² of a walk's last step, which lands the closer the smaller it is: on the way, and at the end."""
@@ -119,11 +120,7 @@ class Fitter:
         self.max_iterations = max_iterations
         self.min_pixels = min_pixels
         self.pixels = Pixels(emulator, mask, hydrogen, self.device)
-        floor, ceiling = np.array([lb.floor for lb in LABELS]), np.array([lb.ceiling for lb in LABELS])
-        # Temperature rules everything: a network led far beyond its coolest and hottest models invents minima there.
-        coolest, hottest = (emulator.arrays[f"label_{end}"][INDEX["teff"]] for end in ("low", "high"))
-        floor[INDEX["teff"]], ceiling[INDEX["teff"]] = coolest / _TEFF_MARGIN, hottest * _TEFF_MARGIN
-        self.limits = floor, ceiling
+        self.limits = fit_limits(emulator)
         self.floor, self.ceiling = (emulator.scale_labels(end).float().to(self.device) for end in self.limits)
         self.border = emulator.scaled_teff(windows.HYDROGEN_MAXIMUM)
 
@@ -291,7 +288,7 @@ class Block:
         at_floor, at_ceiling = ((x <= fitter.floor).cpu().numpy(), (x >= fitter.ceiling).cpu().numpy())
         labels = np.where(at_floor, fitter.limits[0], np.where(at_ceiling, fitter.limits[1], labels))
         slope = fitter.emulator.label_slope(labels)
-        ridge = _RIDGE * torch.eye(N_LABELS, dtype=torch.float64, device=fitter.device)
+        ridge = RIDGE * torch.eye(N_LABELS, dtype=torch.float64, device=fitter.device)
         inverse = invert(information.double() + ridge).cpu().numpy()
         out.labels[into] = labels
         out.covariance[into] = inverse / (slope[:, :, None] * slope[:, None, :])
@@ -383,6 +380,15 @@ class Block:
         some = torch.from_numpy(known if rows is None else rows[known]).to(device)
         out[known] = self._spectra.at(which, self._coefficients(x, some).float(), some)[0].cpu().numpy()
         return out
+
+
+def fit_limits(emulator: LibraryEmulator) -> tuple[np.ndarray, np.ndarray]:
+    """Least and largest labels (11,) of a fit, float64."""
+    floor, ceiling = np.array([lb.floor for lb in LABELS]), np.array([lb.ceiling for lb in LABELS])
+    # Temperature rules everything: a network led far beyond its coolest and hottest models invents minima there.
+    coolest, hottest = (emulator.arrays[f"label_{end}"][INDEX["teff"]] for end in ("low", "high"))
+    floor[INDEX["teff"]], ceiling[INDEX["teff"]] = coolest / _TEFF_MARGIN, hottest * _TEFF_MARGIN
+    return floor, ceiling
 
 
 def start_at(teff: np.ndarray, template: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import torch
 from hotdask.emulator.lowrank import LowRankEmulator
 from hotdask.labels import N_LABELS
 from hotdask.steps.compress import blocks, rows_at_once
+from hotdask.steps.systems import factor, solve
 
 _ROUNDING = 0.02
 """Differences of χ² smaller than this may be rounding of the network, seen against all that a model leaves unexplained.
@@ -25,8 +26,6 @@ _STIFF = 1e3
 library, while the others find their place."""
 _DAMPING = 1e-3
 """At the start of a walk."""
-_ALIGN = 16
-"""Labels in the small matrices of a step, with the padding; see `_root`."""
 _TILE = 16
 """The last spectra to converge are worked on in multiples of this. The BLAS gives the rows of a product the same bits
 whatever their number, as long as that is a multiple of its tiles; `tests/steps/test_fit.py` holds it to that."""
@@ -168,7 +167,7 @@ class Valley:
         scale = diagonal + _STIFF
         ridge = (damping[:, None] + 4 * torch.finfo(x.dtype).eps) * scale
         # Where χ² is not convex, Gauss and Newton know a way down, Newton alone does not.
-        convex = _root(slopes.hessian + torch.diag_embed(ridge))[1] == 0
+        convex = factor(slopes.hessian + torch.diag_embed(ridge))[1] == 0
         hessian = torch.where(convex[:, None, None], slopes.hessian, slopes.information)
         low, high = x <= self.floor, x >= self.ceiling
         # A label at its limit takes no part if the step would carry it out; without it, the others step differently.
@@ -176,7 +175,7 @@ class Valley:
         for _ in range(N_LABELS):
             free = (~held).to(x.dtype)
             damped = hessian * free[:, :, None] * free[:, None, :] + torch.diag_embed(ridge + (1 - free))
-            step = _solve(_root(damped)[0], -(gradient * free)[..., None])[..., 0]
+            step = solve(factor(damped)[0], -(gradient * free)[..., None])[..., 0]
             outward = (low & (step < 0)) | (high & (step > 0))
             if not outward.any():
                 break
@@ -254,26 +253,3 @@ class Valley:
 def _promise(step: torch.Tensor, gradient: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
     """How much χ² the quadratic form says a step gains."""
     return -(step * (2 * gradient + (hessian @ step[..., None])[..., 0])).sum(dim=1)
-
-
-def _root(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cholesky factors of (m, 11, 11), and whether there are none; padded with ones on the diagonal to 16 x 16.
-
-    LAPACK rounds by where in memory a matrix begins. So padded, all begin alike, whatever their company.
-    """
-    wide = torch.nn.functional.pad(matrix, (0, _ALIGN - N_LABELS, 0, _ALIGN - N_LABELS))
-    wide.diagonal(dim1=1, dim2=2)[:, N_LABELS:] = 1
-    return torch.linalg.cholesky_ex(wide)
-
-
-def _solve(root: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Solutions (m, 11, k) for right sides (m, 11, k) and factors from `_root`."""
-    wide = torch.nn.functional.pad(right, (0, 0, 0, _ALIGN - N_LABELS))
-    return torch.cholesky_solve(wide, root)[:, :N_LABELS]
-
-
-def invert(matrix: torch.Tensor) -> torch.Tensor:
-    """Inverses of positive definite matrices (m, 11, 11); NaN where one is not."""
-    root, failed = _root(matrix)
-    unit = torch.eye(_ALIGN, dtype=matrix.dtype, device=matrix.device)[:N_LABELS].expand(len(matrix), -1, -1)
-    return torch.where((failed == 0)[:, None, None], _solve(root, unit)[:, :, :N_LABELS], float("nan"))

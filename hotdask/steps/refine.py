@@ -19,8 +19,9 @@ import torch
 
 from hotdask import windows
 from hotdask.emulator.perpixel import PerPixelEmulator
-from hotdask.labels import INDEX, LABELS, N_LABELS
-from hotdask.steps.fit import Solution
+from hotdask.labels import N_LABELS
+from hotdask.steps.fit import RIDGE, Solution, fit_limits
+from hotdask.steps.systems import factor, invert, solve
 
 _ROWS = {"cpu": 96, "cuda": 1024}
 """Spectra worked together, at most."""
@@ -33,8 +34,6 @@ _CHUNK = {"cpu": 24, "cuda": 256}
 """Pixels worked together; on a CPU, few enough that a layer's activations stay in the cache."""
 _PANEL = 512
 """Pixels summed in single precision; sums of panels are in double."""
-_RIDGE = 1e-8
-"""Information every label is granted beyond the data's, in units of the library's spread: a σ of 10⁴ spreads."""
 _TOLERANCE = 2e-5
 """Gain in χ² that may be left: a fit ends within 0.005 σ of its minimum."""
 _UNSEEN = 1e-2
@@ -43,10 +42,6 @@ _DAMPING = 1e-2
 """At the start, and at least after a step that led uphill."""
 _ROUNDING = 5e-6
 """Relative error of χ² in single precision."""
-_ALIGN = 16
-"""Small matrices are padded to this: LAPACK rounds by where in memory a matrix begins; so padded, all begin alike."""
-_TEFF_MARGIN = 1.1
-"""How far a fit may leave the library in Teff, as a factor."""
 
 
 class Refiner:
@@ -94,10 +89,7 @@ class Refiner:
             "all": np.flatnonzero(used),
             "hmasked": np.flatnonzero(used & ~windows.inside(wavelength, hydrogen)),
         }
-        floor, ceiling = np.array([lb.floor for lb in LABELS]), np.array([lb.ceiling for lb in LABELS])
-        coolest, hottest = (emulator.arrays[f"label_{end}"][INDEX["teff"]] for end in ("low", "high"))
-        floor[INDEX["teff"]], ceiling[INDEX["teff"]] = coolest / _TEFF_MARGIN, hottest * _TEFF_MARGIN
-        self.limits = floor, ceiling
+        self.limits = fit_limits(emulator)
         self._floor, self._ceiling = (emulator.scale_labels(end).to(emulator.device) for end in self.limits)
 
     def refine(self, which: str, flux: np.ndarray, ivar: np.ndarray, lsf: np.ndarray, labels: np.ndarray) -> Solution:
@@ -183,7 +175,7 @@ class Refiner:
         labels = np.clip(self.emulator.unscale_labels(x), *self.limits)
         slope = self.emulator.label_slope(labels)
         unit = torch.eye(N_LABELS, dtype=torch.float64).expand_as(end.hessian)
-        inverse = _solve(_root(end.hessian.cpu() + _RIDGE * unit)[0], unit).numpy()
+        inverse = invert(end.hessian.cpu() + RIDGE * unit).numpy()
         out.labels[rows] = labels
         out.covariance[rows] = inverse / (slope[:, :, None] * slope[:, None, :])
         out.chi2[rows] = end.chi2.cpu().numpy()
@@ -367,9 +359,9 @@ class _Fits:
         """Where damped steps within the limits end, and the gain in χ² they promise."""
         x, gradient = self._x, self._gradient
         diagonal = self._hessian.diagonal(dim1=1, dim2=2)
-        ridge = self._damping[:, None] * (diagonal + 1e-2 * diagonal.amax(dim=1, keepdim=True)) + _RIDGE
+        ridge = self._damping[:, None] * (diagonal + 1e-2 * diagonal.amax(dim=1, keepdim=True)) + RIDGE
         hessian = self._hessian + self._curvature
-        _, fail = _root(hessian + torch.diag_embed(ridge))
+        _, fail = factor(hessian + torch.diag_embed(ridge))
         hessian = torch.where((fail > 0)[:, None, None], self._hessian, hessian)
         # A label at its limit whose gradient points out stays; one whose step leads out stops at its limit. The others
         # step as is best then.
@@ -378,7 +370,7 @@ class _Fits:
         for _ in range(N_LABELS):
             slope = (gradient + (hessian * torch.where(free, 0.0, step)[:, None]).sum(dim=2)) * free
             damped = hessian * free[:, :, None] * free[:, None, :] + torch.diag_embed(torch.where(free, ridge, 1.0))
-            step = torch.where(free, -_solve(_root(damped)[0], slope[..., None])[..., 0], step)
+            step = torch.where(free, -solve(factor(damped)[0], slope[..., None])[..., 0], step)
             beyond = free & ((x + step < self._floor) | (x + step > self._ceiling))
             if not beyond.any():
                 break
@@ -387,19 +379,6 @@ class _Fits:
         trial = (x + step).clamp(self._floor, self._ceiling)
         step = trial - x
         return trial, -(step * (2 * gradient + (hessian * step[:, None]).sum(dim=2))).sum(dim=1)
-
-
-def _root(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cholesky factors (n, 16, 16) of (n, 11, 11) padded with ones on the diagonal, and whether there are none."""
-    wide = torch.nn.functional.pad(matrix, (0, _ALIGN - N_LABELS, 0, _ALIGN - N_LABELS))
-    wide.diagonal(dim1=1, dim2=2)[:, N_LABELS:] = 1
-    return torch.linalg.cholesky_ex(wide)
-
-
-def _solve(root: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Solutions (n, 11, k) for right sides (n, 11, k) and factors from `_root`."""
-    wide = torch.nn.functional.pad(right, (0, _ALIGN - right.shape[2], 0, _ALIGN - N_LABELS))
-    return torch.cholesky_solve(wide, root)[:, :N_LABELS, : right.shape[2]]
 
 
 def _secant(curvature: torch.Tensor, step: torch.Tensor, change: torch.Tensor, hessian: torch.Tensor) -> torch.Tensor:
