@@ -319,3 +319,13 @@ def describe(folder) -> None:
     from hotdask.pipeline.status import status
 
     click.echo(status(folder))
+
+
+@main.command("verify")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False))
+def check_run(folder) -> None:
+    """Hash, count and check all that the run in FOLDER has written; exit code 1 if anything is wrong."""
+    from hotdask.pipeline.verify import verify
+
+    if verify(folder, echo=click.echo):
+        sys.exit(1)

@@ -141,7 +141,7 @@ def _make(
     path: Path, left: list[int], settings: config.LibrarySettings, client: Client | None, echo: Callable[[str], None]
 ) -> None:
     # Here, because it brings torch along, which workers that make spectra do not need.
-    from hotdask.pipeline.execute import run_tasks
+    from hotdask.pipeline.tasks import run_tasks
 
     total, made_of = len(library_labels(path)), settings.engine.model_dump_json()
     with nullcontext(client) if client is not None else open_client(settings.cluster, echo) as own:

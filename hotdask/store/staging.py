@@ -131,6 +131,11 @@ def _map(path: Path) -> np.ndarray:
     return rows
 
 
+def is_staged(run: str | Path, parts: Iterable[int]) -> bool:
+    """Whether the pixels of all these staged parts are there."""
+    return all(staged_path(run, part, "npy").exists() for part in np.unique(np.asarray(parts)).tolist())
+
+
 def gather(run: str | Path, parts: np.ndarray, indices: np.ndarray) -> dict[str, np.ndarray]:
     """Fetch single spectra out of staged parts.
 
