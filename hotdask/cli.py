@@ -49,7 +49,6 @@ def _cluster_options(function: Callable) -> Callable:
 
 def _input_options(function: Callable) -> Callable:
     for option in (
-        click.option("--profile", is_flag=True, help="Write what it costs to OUT/profile: Dask's report, kernels."),
         _cluster_options,
         click.option("--truth", help="Truth table of a simulated survey, to compare with in the report."),
         click.option("--limit", type=int, help="Only the first N files."),
@@ -297,6 +296,7 @@ def information(star, snr, snr_curve, mask_hydrogen, mask, settings, emulator, e
 def _verb(name: str, until: str, text: str) -> None:
     @main.command(name, help=text)
     @_input_options
+    @click.option("--profile", is_flag=True, help="Write what it costs to OUT/profile: Dask's report, kernels.")
     def verb(**options) -> None:
         _run(until, **options)
 
@@ -310,6 +310,15 @@ _verb("ingest", "ingest", "Read the files into the cube." + _WHERE)
 _verb("fit", "fit", "Up to both fits of every spectrum." + _WHERE)
 _verb("catalog", "catalog", "Up to the catalog: merger, stars, errors, flags." + _WHERE)
 _verb("report", "report", "Up to the report; the same as run." + _WHERE)
+
+
+@main.command("estimate", help="Say what a run would take: memory, disk, time, measured on a sample." + _WHERE)
+@_input_options
+def say_estimate(**options) -> None:
+    settings = _settings(**options)
+    from hotdask.pipeline.estimate import estimate
+
+    estimate(settings, echo=click.echo)
 
 
 @main.command("status")

@@ -35,7 +35,7 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _default_workers(device: str) -> int:
+def default_workers(device: str) -> int:
     """One for each core, or for each GPU."""
     return torch.cuda.device_count() if device == "cuda" else available_cores()
 
@@ -82,7 +82,7 @@ def open_client(settings: config.Cluster, echo: Callable[[str], None] = print) -
             warnings.filterwarnings("ignore", message="Port .* is already in use")
             try:
                 cluster = LocalCluster(
-                    n_workers=settings.workers or _default_workers(settings.device),
+                    n_workers=settings.workers or default_workers(settings.device),
                     threads_per_worker=1,
                     processes=True,
                     host="127.0.0.1",

@@ -7,6 +7,7 @@ from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Literal
 
+import pandas as pd
 import pyarrow.parquet as pq
 from distributed import Client
 
@@ -14,9 +15,10 @@ from hotdask import config
 from hotdask.errors import RunError, SettingsError
 from hotdask.pipeline import maps, tables
 from hotdask.pipeline.cluster import GPU, open_client
+from hotdask.pipeline.estimate import measure, refuse_on
 from hotdask.pipeline.ingest import ingest
 from hotdask.pipeline.pages import write_report
-from hotdask.pipeline.plan import PLAN, batch_path, check_inputs, check_settings
+from hotdask.pipeline.plan import INPUTS, PLAN, batch_path, check_inputs, check_settings
 from hotdask.pipeline.profile import Profile, profiled
 from hotdask.pipeline.state import REPORT, STEPS, State, read_summary
 from hotdask.pipeline.tasks import run_tasks
@@ -27,6 +29,9 @@ from hotdask.store.parquet import read_table
 from hotdask.store.receipts import list_receipts
 
 Step = Literal["ingest", "fit", "catalog", "report"]
+
+_WORTH_MEASURING = 2000
+"""Files of a run that takes longer than to estimate how long."""
 
 
 def run(
@@ -95,9 +100,22 @@ def run(
     began = time.monotonic()
     with ExitStack() as stack:
         client = client or stack.enter_context(open_client(settings.cluster, echo))
+        if "ingest" in left:
+            _announce(state, client, here=here)
         _do(state, left, client, stack.enter_context(profiled(client, folder, echo)) if profile else None)
     state.record("total", time.monotonic() - began)
     return state.summary
+
+
+def _announce(state: State, client: Client, *, here: bool) -> None:
+    """Say what the run will take; refuse it if it cannot fit."""
+    new = [state.batches[number] for number in state.todo("plan", range(len(state.batches)))]
+    files = sum(batch.files for batch in new)
+    refuse_on(client, state.settings, files, here=here)
+    if files >= _WORTH_MEASURING:
+        entries = pd.concat([read_table(batch_path(state.folder, INPUTS, b.number)).to_pandas() for b in new])
+        workers = len(client.scheduler_info(n_workers=-1)["workers"])
+        state.echo(f"plan: {measure(state.settings, entries, workers).describe()}")
 
 
 def _check_truth(path: str | None) -> None:

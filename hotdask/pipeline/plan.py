@@ -226,9 +226,10 @@ def drop_known(meta: pd.DataFrame, known: pd.DataFrame) -> tuple[pd.DataFrame, p
     ``known`` has the columns specid, obsid and path. What is in the cube stays there, even where the new file is of a
     newer release.
     """
-    with_obsid = known[known["obsid"] >= 0]
-    holder = meta["specid"].map(known.set_index("specid")["path"])
-    holder = holder.fillna(meta["obsid"].map(with_obsid.set_index("obsid")["path"]))
+    by_specid = dict(zip(known["specid"], known["path"], strict=True))
+    by_obsid = {obsid: path for obsid, path in zip(known["obsid"], known["path"], strict=True) if obsid >= 0}
+    found = [by_specid.get(s, by_obsid.get(o)) for s, o in zip(meta["specid"], meta["obsid"], strict=True)]
+    holder = pd.Series(found, index=meta.index, dtype=object)
     lost = meta[holder.notna()]
     detail = "the same exposure as " + holder[lost.index].astype("str") + ", which is in the cube already"
     rejects = lost[["path", "fitsname", "specid"]].assign(reason="duplicate", detail=detail)

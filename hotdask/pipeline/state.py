@@ -78,7 +78,10 @@ class State:
         if step == "ingest" and self.todo("layout", [0]):
             return False
         if step in ("ingest", "fit"):
-            return not self.todo(step, range(len(self.layout.counts)))
+            if self.todo(step, range(len(self.layout.counts))):
+                return False
+            self.check_complete(step)
+            return True
         if step == "catalog":
             return self.catalog_sound()
         return (self.folder / REPORT).exists()
@@ -144,6 +147,7 @@ class State:
         return {
             "hotdask": hotdask.__version__,
             "emulator": self.emulator,
+            "inputs": [{"files": batch.files, "hash": batch.inputs} for batch in self.batches],
             "fingerprint": self.marks["catalog"],
             "packages": packages,
             "settings": json.loads(settings),

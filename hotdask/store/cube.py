@@ -212,7 +212,9 @@ def create_cube(path: str | Path, layout: Layout) -> None:
     group = zarr.create_group(MemoryStore(memory), zarr_format=3, attributes=attributes)
     _describe(group, layout.n_row, layout.partition_size)
     for name in sorted(memory, key=lambda name: name == "zarr.json"):
-        write_bytes(path / name, memory[name].to_bytes())
+        data = memory[name].to_bytes()
+        if not (path / name).exists() or (path / name).read_bytes() != data:
+            write_bytes(path / name, data)
 
 
 @lru_cache(maxsize=8)

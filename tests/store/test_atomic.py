@@ -1,7 +1,6 @@
 """Whole or absent, whatever happens to the writer."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -67,24 +66,6 @@ def test_data_reach_the_disk_before_the_name(tmp_path, monkeypatch):
     assert Path(events[0]).name.startswith(".a.")
     assert events[1] == "replace"
     assert events[2] == str(tmp_path)
-
-
-def test_killed_writer_leaves_only_a_hidden_name(tmp_path):
-    write_text(tmp_path / "a", "old")
-    code = (
-        "import os, signal, sys\n"
-        "from hotdask.store.atomic import atomic_path\n"
-        "with atomic_path(sys.argv[1]) as path:\n"
-        "    path.write_text('ne')\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert (tmp_path / "a").read_text() == "old"
-    assert [n for n in names(tmp_path) if not n.startswith(".")] == ["a"]
-    assert len(names(tmp_path)) == 2
-    assert clear_leftovers(tmp_path) == 1
-    assert names(tmp_path) == ["a"]
 
 
 def test_two_processes_at_once_leave_one_whole_file(tmp_path):

@@ -1,7 +1,5 @@
 """The cube on disk: aligned writes only, nothing lost, nothing silently wrong."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -261,33 +259,6 @@ def test_truncated_shard_is_found(full):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(RunError, match="partition 0 is damaged"):
         read_partition(full, 0)
-
-
-def test_two_processes_in_neighboring_partitions_lose_nothing(tmp_path):
-    n, size = 128, 16
-    path = tmp_path / "race.zarr"
-    create_cube(path, Layout(size, (n,)))
-    code = (
-        "import os, sys\n"
-        "import numpy as np, pandas as pd\n"
-        "from hotdask.schema import CUBE, CUBE_COORDINATES\n"
-        "from hotdask.store.cube import write_partition\n"
-        "os.fsync = lambda handle: None\n"
-        "for p in map(int, sys.argv[2]):\n"
-        "    row = np.arange(p * 16, p * 16 + 16)\n"
-        "    pixels = {v.name: np.repeat(row[:, None], 3909, 1).astype(v.dtype) for v in CUBE}\n"
-        "    write_partition(sys.argv[1], p, pixels, pd.DataFrame({v.name: row for v in CUBE_COORDINATES}))\n"
-    )
-    # Evens against odds, then, at different times, odds against evens: neighbors race, and each is written twice.
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(path), order]) for order in ("02461357", "13570246")]
-    assert [w.wait() for w in writers] == [0, 0]
-    cube = open_cube(path).load()
-    rows = np.arange(n)
-    for v in CUBE:
-        np.testing.assert_array_equal(cube[v.name], np.repeat(rows[:, None], 3909, 1).astype(v.dtype))
-    for v in CUBE_COORDINATES:
-        np.testing.assert_array_equal(cube[v.name], rows)
-    assert list(path.rglob(".*")) == []
 
 
 def test_killed_creation_leaves_no_cube(tmp_path, monkeypatch):
