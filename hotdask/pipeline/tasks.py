@@ -4,12 +4,11 @@ import sys
 import threading
 import time
 import uuid
-from asyncio import CancelledError
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from distributed import Client, Future, KilledWorker, wait
+from distributed import CancelledError, Client, Future, KilledWorker, wait
 
 from hotdask.errors import DiskFullError, HotdaskError, RunError
 from hotdask.pipeline.progress import Progress
