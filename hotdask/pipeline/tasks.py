@@ -204,7 +204,9 @@ class _Flight:
 
     def _ended(self) -> list[Future]:
         try:
-            ended = wait(list(self.running), timeout=_LOOK, return_when="FIRST_COMPLETED").done
+            # Else it would wait with whichever client came last.
+            with self.cluster.client.as_current():
+                ended = wait(list(self.running), timeout=_LOOK, return_when="FIRST_COMPLETED").done
         except TimeoutError:
             self.cluster.look()
             return []
