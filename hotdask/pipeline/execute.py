@@ -186,6 +186,8 @@ def _report(state: State, client: Client) -> None:
     page = client.submit(write_report, folder, state.settings, state.emulator, state.summary, key=key, pure=False)
     with watched(client, state.settings.cluster.patience):
         error = page.exception()
+        if page.cancelled():
+            raise error
     if error is not None:
         raise RunError(f"the report failed ({type(error).__name__}: {error}); the catalog is complete") from error
     state.echo(f"report: {state.folder / REPORT}")

@@ -1,5 +1,6 @@
 """Tasks on a cluster that loses workers: a few at a time, each tried a set number of times, none waited for forever."""
 
+import logging
 import sys
 import threading
 import time
@@ -121,7 +122,7 @@ def watched(client: Client, patience: float) -> Iterator[None]:
     try:
         yield
     except CancelledError as error:
-        raise (lost[0] if lost else cluster.gone(error)) from error
+        raise (lost[0] if lost else cluster.gone()) from error
     finally:
         ended.set()
         thread.join()
@@ -211,7 +212,7 @@ class _Flight:
             self.cluster.look()
             return []
         except CancelledError as error:
-            raise self.cluster.gone(error) from error
+            raise self.cluster.gone() from error
         self.cluster.heard()
         return list(ended)
 
@@ -252,14 +253,21 @@ class _Watch:
     def __init__(self, client: Client, resources: Mapping[str, float], patience: float):
         self.client, self.resources, self.patience = client, resources, patience
         self._seen = time.monotonic()
+        self._address = client.scheduler.address
+        self._memory = 0
 
     def _workers(self) -> list[dict]:
         """Workers that could take a task."""
         try:
-            workers = self.client.scheduler_info(n_workers=-1)["workers"].values()
+            workers = self.client.scheduler_info(n_workers=-1).get("workers", {}).values()
         except (OSError, TimeoutError, CancelledError, RuntimeError) as error:
-            raise self.gone(error) from error
-        return [w for w in workers if all(w["resources"].get(n, 0) >= amount for n, amount in self.resources.items())]
+            raise self.gone() from error
+        # A client that lost its scheduler answers with what it knew, or with nothing.
+        if self.client.status != "running":
+            raise self.gone()
+        able = [w for w in workers if all(w["resources"].get(n, 0) >= amount for n, amount in self.resources.items())]
+        self._memory = min((w["memory_limit"] for w in able if w["memory_limit"]), default=self._memory)
+        return able
 
     def check_resources(self) -> None:
         """See that tasks would not wait forever."""
@@ -274,8 +282,8 @@ class _Watch:
         return sum(worker["nthreads"] for worker in self._workers())
 
     def memory(self) -> str:
-        limits = [worker["memory_limit"] for worker in self._workers() if worker["memory_limit"]]
-        return f"{min(limits) / 2**20:.0f} MiB a worker has" if limits else "machine has"
+        """What a worker has, or had when one was last seen."""
+        return f"{self._memory / 2**20:.0f} MiB a worker has" if self._memory else "machine has"
 
     def heard(self) -> None:
         """Note that something was done: there are workers."""
@@ -291,8 +299,10 @@ class _Watch:
                 "or raise their memory_limit if that is why they died, and run the same command again"
             )
 
-    def gone(self, error: BaseException) -> RunError:
+    def gone(self) -> RunError:
+        """The error to raise when the scheduler does not answer, or has forgotten what was asked."""
+        # The client goes on calling it, and prints a traceback when it is told to give up.
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         return RunError(
-            f"the scheduler {self.client.scheduler.address if self.client.scheduler else ''} is gone "
-            f"({type(error).__name__}: {error}); what is done is kept: start it, and run the same command again"
+            f"the scheduler {self._address} is gone; what is done is kept: start it, and run the same command again"
         )

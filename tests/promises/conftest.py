@@ -67,6 +67,9 @@ class Command:
     def wait_for(self, receipts: int, step: str = "*") -> None:
         until(lambda: count_receipts(self.out, step) >= receipts, self.process, self.log)
 
+    def wait_for_path(self, pattern: str) -> None:
+        until(lambda: list(self.out.glob(pattern)), self.process, self.log)
+
     def kill(self, number: signal.Signals = signal.SIGKILL, *, group: bool = False) -> None:
         (os.killpg if group else os.kill)(self.process.pid, number)
 
