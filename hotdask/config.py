@@ -104,6 +104,7 @@ class Cluster(_Section):
     memory_limit: str = Field(
         "4GiB", pattern=r"^\d+(\.\d+)? ?[kKMGT]i?B$", description="per worker of a local cluster, e.g. 4GiB"
     )
+    patience: float = Field(300.0, gt=0, description="how long a run waits while no worker is left [s]")
     dashboard: str = Field(
         "127.0.0.1:8787",
         pattern=r"^[^\s:]+:\d+$",

@@ -14,9 +14,8 @@ from hotdask import config
 from hotdask.errors import RunError
 
 _DASK = {
-    # A worker that dies twice in quick succession must come back, and a run whose workers are all gone must end.
+    # A worker that dies twice in quick succession must come back, and `tasks` ends a run whose workers are all gone.
     "distributed.deploy.lost-worker-timeout": "120s",
-    "distributed.scheduler.no-workers-timeout": "300s",
     "distributed.scheduler.allowed-failures": 3,
     # Distributed has workers give memory back after every array; what is asked for again at once costs twice the time.
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**28,
@@ -88,6 +87,7 @@ def open_client(settings: config.Cluster, echo: Callable[[str], None] = print) -
                     host="127.0.0.1",
                     dashboard_address=settings.dashboard,
                     memory_limit=settings.memory_limit,
+                    preload="hotdask.pipeline.signals",
                     resources={GPU: 1} if settings.device == "cuda" else {},
                 )
             except (OSError, ValueError, RuntimeError) as error:

@@ -20,11 +20,14 @@ from hotdask.pipeline.ingest import ingest
 from hotdask.pipeline.pages import write_report
 from hotdask.pipeline.plan import INPUTS, PLAN, batch_path, check_inputs, check_settings
 from hotdask.pipeline.profile import Profile, profiled
+from hotdask.pipeline.signals import interruptible
 from hotdask.pipeline.state import REPORT, STEPS, State, read_summary
-from hotdask.pipeline.tasks import run_tasks
+from hotdask.pipeline.tasks import run_tasks, watched
 from hotdask.schema import SPECTRA, TRUTH
 from hotdask.steps.label import Labeler
+from hotdask.store.atomic import clear_leftovers
 from hotdask.store.inputs import list_inputs
+from hotdask.store.lock import hold
 from hotdask.store.parquet import read_table
 from hotdask.store.receipts import list_receipts
 
@@ -87,6 +90,24 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder}: cannot be the folder of a run ({error.strerror}); give another --out") from error
+    with hold(folder), interruptible():
+        return _go_on(settings, entries, identity, until=until, client=client, profile=profile, echo=echo)
+
+
+def _go_on(
+    settings: config.Settings,
+    entries: pd.DataFrame,
+    identity: str,
+    *,
+    until: Step,
+    client: Client | None,
+    profile: bool,
+    echo: Callable[[str], None],
+) -> dict:
+    folder = Path(settings.out)
+    # Nobody else writes here, but a worker may still end a task of a launcher that was killed. Its file then is not
+    # renamed, the task fails, and nobody asks: this command gives the partition to a task of its own.
+    clear_leftovers(folder)
     check_settings(folder, settings)
     _check_emulator(folder, identity)
     batches = check_inputs(folder, entries, settings.cube.partition_size, planned=_count_planned(folder))
@@ -161,6 +182,7 @@ def _fit(state: State, client: Client) -> None:
         done=layout.n_spectrum - sum(layout.counts[p] for p in left),
         rows=lambda receipt: receipt.rows,
         resources={GPU: 1} if state.settings.cluster.device == "cuda" else None,
+        patience=state.settings.cluster.patience,
     )
     state.check_complete("fit")
 
@@ -169,7 +191,7 @@ def _catalog(state: State, client: Client) -> None:
     declared = {c.name for c in SPECTRA}
     columns = pq.read_schema(batch_path(state.folder, PLAN, 0)).names
     extra = tuple(c for c in columns if c not in declared and not c.startswith("staged_"))
-    with client.as_current():
+    with watched(client, state.settings.cluster.patience), client.as_current():
         found = tables.build_catalog(state.folder, state.settings, state.layout, state.provenance(), extra)
     state.summary["catalog"] = found
     state.echo(f"catalog: {found['rows']} spectra of {found['stars']} stars, {found['repeat_pairs']} repeat pairs")
@@ -179,7 +201,10 @@ def _report(state: State, client: Client) -> None:
     folder = str(state.folder)
     key = f"report-{uuid.uuid4().hex[:8]}"
     page = client.submit(write_report, folder, state.settings, state.emulator, state.summary, key=key, pure=False)
-    error = page.exception()
+    with watched(client, state.settings.cluster.patience):
+        error = page.exception()
+        if page.cancelled():
+            raise error
     if error is not None:
         raise RunError(f"the report failed ({type(error).__name__}: {error}); the catalog is complete") from error
     state.echo(f"report: {state.folder / REPORT}")

@@ -50,6 +50,7 @@ def ingest(state: State, client: Client) -> None:
         total=layout.n_spectrum,
         done=layout.n_spectrum - sum(layout.counts[p] for p in left),
         rows=lambda receipt: receipt.rows,
+        patience=state.settings.cluster.patience,
     )
     n_reject = sum(count_rows(path) for path in list_batches(folder, REJECTED))
     state.check_complete("ingest")
@@ -77,6 +78,7 @@ def _plan(state: State, client: Client, batch: Batch) -> None:
         total=batch.files,
         done=batch.files - sum(files[p] for p in left),
         rows=lambda receipt: receipt.rows,
+        patience=settings.cluster.patience,
     )
     earlier = [batch_path(folder, PLAN, number) for number in range(batch.number)]
     known = [read_table(path, ["specid", "obsid", "path"]).to_pandas() for path in earlier]

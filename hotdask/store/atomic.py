@@ -5,6 +5,7 @@ change a file system makes at once, so a reader, a killed writer or a second wri
 file.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from hotdask.errors import RunError
+from hotdask.errors import DiskFullError, RunError
 
 PARTIAL = ".partial"
 """How the hidden name of something unfinished ends."""
@@ -41,6 +42,20 @@ def sync_tree(folder: str | Path) -> None:
 
 
 @contextmanager
+def _room(final: Path) -> Iterator[None]:
+    """Say of a full disk which folder is on it, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFullError(
+            f"{final.parent}: no room on the disk for {final.name} ({os.strerror(error.errno)}); make room, and run "
+            "the same command again"
+        ) from error
+
+
+@contextmanager
 def atomic_path(final: str | Path) -> Iterator[Path]:
     """Write a file under a hidden name; it takes its own name when the block ends well.
 
@@ -54,6 +69,11 @@ def atomic_path(final: str | Path) -> Iterator[Path]:
     pathlib.Path
         Where to write, in the same folder. If the block raises, it is removed and ``final`` stays as it was.
 
+    Raises
+    ------
+    DiskFullError
+        If the disk is full.
+
     Examples
     --------
     >>> from tempfile import TemporaryDirectory
@@ -65,16 +85,17 @@ def atomic_path(final: str | Path) -> Iterator[Path]:
     (False, 'whole')
     """
     final = Path(final)
-    final.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(final)
-    try:
-        yield partial
-        sync(partial)
-        os.replace(partial, final)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    sync(final.parent)
+    with _room(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            sync(partial)
+            os.replace(partial, final)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        sync(final.parent)
 
 
 @contextmanager
@@ -95,24 +116,27 @@ def atomic_folder(final: str | Path) -> Iterator[Path]:
     ------
     FileExistsError
         If ``final`` is there already and not empty; it is left alone.
+    DiskFullError
+        If the disk is full.
     """
     final = Path(final)
-    final.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(final)
-    partial.mkdir()
-    try:
-        yield partial
-        sync_tree(partial)
+    with _room(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir()
         try:
-            os.rename(partial, final)
-        except OSError as error:
-            if final.exists():
-                raise FileExistsError(f"{final} exists already; remove it or choose another folder") from error
+            yield partial
+            sync_tree(partial)
+            try:
+                os.rename(partial, final)
+            except OSError as error:
+                if final.exists():
+                    raise FileExistsError(f"{final} exists already; remove it or choose another folder") from error
+                raise
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
             raise
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    sync(final.parent)
+        sync(final.parent)
 
 
 def write_bytes(final: str | Path, data: bytes) -> None:
@@ -167,7 +191,9 @@ def remove_folder(folder: str | Path) -> None:
 
 
 def clear_leftovers(root: str | Path) -> int:
-    """Remove what killed writers left below ``root``; only for when no writer is at work there.
+    """Remove what killed writers left below ``root``.
+
+    A writer still at work there fails at its last step, the renaming, and leaves nothing.
 
     Returns
     -------

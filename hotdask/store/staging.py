@@ -70,7 +70,9 @@ def write_staged(run: str | Path, part: int, block: "Block", rejects: pd.DataFra
     extra = tuple(str(name) for name in block.meta.columns if name not in declared)
     pixels, meta, rejected = (staged_path(run, part, s) for s in ("npy", "parquet", "rejects.parquet"))
     with atomic_path(pixels) as path, open(path, "wb") as handle:
-        np.save(handle, rows, allow_pickle=False)
+        # np.save does not say that a disk is full, only that it wrote too little.
+        np.lib.format.write_array_header_1_0(handle, np.lib.format.header_data_from_array_1_0(rows))
+        handle.write(rows.view(np.uint8).data)
     write_table(meta, to_table(block.meta, SPECTRA, extra=extra))
     write_table(rejected, to_table(rejects, REJECTS))
     return [pixels, meta, rejected]
