@@ -32,7 +32,7 @@ from hotdask.pipeline.profile import Profile, profiled
 from hotdask.pipeline.progress import Progress
 from hotdask.schema import REJECTS, SPECTRA, TRUTH, to_table
 from hotdask.steps.label import Labeler
-from hotdask.store.atomic import remove_folder, write_text
+from hotdask.store.atomic import check_links, remove_folder, write_text
 from hotdask.store.catalog import is_sound
 from hotdask.store.cube import create_cube, n_partitions
 from hotdask.store.inputs import list_inputs
@@ -93,7 +93,7 @@ def run(
     _check_truth(settings.report.truth)
     folder = Path(settings.out)
     entries = list_inputs(settings.input)
-    here = settings.cluster.scheduler is None and client is None
+    here = settings.cluster.scheduler is None and settings.cluster.start is None and client is None
     # Elsewhere workers may have the device that this machine lacks.
     device = settings.cluster.device if here else "cpu"
     emulator, refining = maps.load_emulators(settings.fit, device)
@@ -104,6 +104,7 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder}: cannot be the folder of a run ({error.strerror}); give another --out") from error
+    check_links(folder)
     check_settings(folder, settings)
     _check_emulator(folder, identity)
     begun = "ingest" in (read_summary(folder) or {"done": {}})["done"]
