@@ -34,8 +34,8 @@ def tls_settings(folder: str | Path) -> dict[str, str | bool]:
     """
     folder = Path(folder)
     settings = _settings(folder)
-    for path in settings.values():
-        if isinstance(path, str) and not os.path.isfile(path):
+    for name, path in settings.items():
+        if name.endswith(("file", ".cert", ".key")) and not os.path.isfile(path):
             raise SettingsError(
                 f"cluster.certificates = '{folder}': there is no {path}; make the folder with `hotdask certificates` "
                 "and copy all of it"
@@ -47,6 +47,8 @@ def _settings(folder: Path) -> dict[str, str | bool]:
     tls = "distributed.comm.tls"
     settings: dict[str, str | bool] = {
         "distributed.comm.require-encryption": True,
+        # What is given an address without a protocol would refuse itself otherwise.
+        "distributed.comm.default-scheme": "tls",
         f"{tls}.ca-file": str(folder / AUTHORITY),
     }
     for role in ROLES:

@@ -9,13 +9,14 @@ import subprocess
 import time
 from pathlib import Path
 
+import dask
 import pytest
 from distributed import Security
 from distributed.cli import dask_scheduler, dask_worker
 
 import hotdask
 from hotdask.config import load_start
-from hotdask.pipeline.certificates import make_certificates, role_files
+from hotdask.pipeline.certificates import make_certificates, role_files, tls_settings
 from hotdask.store.receipts import list_receipts
 
 PROJECT = Path(__file__).parents[2]
@@ -59,7 +60,7 @@ def test_its_commands_are_dasks() -> None:
     assert scheduler.params["dashboard_address"] == "127.0.0.1:8787"
     assert worker.params["dashboard_address"] == "127.0.0.1:0"
     assert worker.params["nthreads"] == 1
-    assert worker.params["nworkers"] == "1"
+    assert worker.params["n_workers"] == "1"
     assert worker.params["local_directory"] == "$scratch"
 
 
@@ -82,15 +83,8 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     jobqueue = pytest.importorskip("dask_jobqueue")
     folder = tmp_path_factory.mktemp("slurm")
     certificates = make_certificates(folder / "certificates")
-    security = Security(
-        require_encryption=True,
-        tls_ca_file=str(certificates / "ca.pem"),
-        **{
-            f"tls_{role}_{kind}": str(path)
-            for role in ("scheduler", "worker", "client")
-            for kind, path in zip(("cert", "key"), role_files(certificates, role), strict=True)
-        },
-    )
+    with dask.config.set(tls_settings(certificates)):
+        security = Security()
     shipped = load_start(FOLDER / "cluster.toml")
     assert shipped.kind == "dask_jobqueue.SLURMCluster"
     arguments = shipped.arguments | {"n_workers": 0, "log_directory": str(folder / "logs")}
@@ -108,7 +102,7 @@ def test_the_script_of_jobqueue_asks_for_what_its_workers_use(written: tuple[str
         "worker", commands(script.replace("distributed.cli.dask_", "dask "), "worker")
     )
     given = worker.params
-    assert int(asked["--cpus-per-task"]) == int(given["nworkers"]) * given["nthreads"]
+    assert int(asked["--cpus-per-task"]) == int(given["n_workers"]) * given["nthreads"]
     assert given["nthreads"] == 1
     assert asked["--mem"] == "64G"
     assert given["memory_limit"] == "4.00GiB"

@@ -6,6 +6,7 @@ import ssl
 import stat
 from pathlib import Path
 
+import dask
 import pytest
 import yaml
 from click.testing import CliRunner
@@ -30,10 +31,8 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def security(folder: Path) -> Security:
-    keys = {name.removeprefix("distributed.comm.tls."): value for name, value in tls_settings(folder).items()}
-    keys.pop("distributed.comm.require-encryption")
-    renamed = {f"tls_{name.replace('.', '_').replace('-', '_')}": value for name, value in keys.items()}
-    return Security(require_encryption=True, **renamed)
+    with dask.config.set(tls_settings(folder)):
+        return Security()
 
 
 def shake(server: ssl.SSLContext, client: ssl.SSLContext) -> None:
