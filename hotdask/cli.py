@@ -312,6 +312,22 @@ _verb("catalog", "catalog", "Up to the catalog: merger, stars, errors, flags." +
 _verb("report", "report", "Up to the report; the same as run." + _WHERE)
 
 
+@main.command()
+@click.argument("folder", type=click.Path())
+@click.option("--installed", metavar="PATH", help="Where the folder will lie on the machines; default: where it is.")
+@click.option("--days", type=click.IntRange(min=1), default=365, help="How long they are good for.")
+def certificates(folder, installed, days) -> None:
+    """Make the certificates of a cluster that listens on a network, in FOLDER.
+
+    A pair of certificate and key each for scheduler, worker and client, all signed by an authority whose key is not
+    kept, and distributed.yaml, which tells Dask to use them and nothing else.
+    """
+    from hotdask.pipeline.certificates import make_certificates, usage
+
+    path = make_certificates(folder, installed=installed, days=days)
+    click.echo(usage(path, installed))
+
+
 @main.command("estimate", help="Say what a run would take: memory, disk, time, measured on a sample." + _WHERE)
 @_input_options
 def say_estimate(**options) -> None:

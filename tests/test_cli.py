@@ -19,20 +19,8 @@ from hotdask.library.spectra import fine_wavelength
 from hotdask.pipeline.cluster import open_client
 from hotdask.store.library import read_library
 
-VERBS = [
-    "simulate",
-    "library",
-    "train",
-    "information",
-    "ingest",
-    "fit",
-    "catalog",
-    "report",
-    "run",
-    "estimate",
-    "status",
-    "verify",
-]
+VERBS = ["simulate", "library", "train", "information", "ingest", "fit", "catalog", "report", "run"]
+VERBS += ["certificates", "estimate", "status", "verify"]
 
 
 def call(*arguments: object) -> Result:

@@ -165,7 +165,7 @@ def estimate(settings: config.Settings, echo: Callable[[str], None] = print) -> 
     workers = settings.cluster.workers or default_workers(settings.cluster.device)
     found = measure(settings, entries, workers)
     echo(found.describe())
-    here = settings.cluster.scheduler is None
+    here = settings.cluster.is_local
     limit = parse_bytes(settings.cluster.memory_limit)
     refuse(settings, len(entries), limits=[limit] * workers if here else [], here=here)
     return found

@@ -25,7 +25,7 @@ from hotdask.pipeline.state import REPORT, STEPS, State, read_summary
 from hotdask.pipeline.tasks import run_tasks, watched
 from hotdask.schema import SPECTRA, TRUTH
 from hotdask.steps.label import Labeler
-from hotdask.store.atomic import clear_leftovers
+from hotdask.store.atomic import check_links, clear_leftovers
 from hotdask.store.inputs import list_inputs
 from hotdask.store.lock import hold
 from hotdask.store.parquet import read_table
@@ -79,7 +79,7 @@ def run(
     _check_truth(settings.report.truth)
     folder = Path(settings.out)
     entries = list_inputs(settings.input)
-    here = settings.cluster.scheduler is None and client is None
+    here = client is None and settings.cluster.is_local
     # Elsewhere workers may have the device that this machine lacks.
     device = settings.cluster.device if here else "cpu"
     emulator, refining = maps.load_emulators(settings.fit, device)
@@ -108,6 +108,7 @@ def _go_on(
     # Nobody else writes here, but a worker may still end a task of a launcher that was killed. Its file then is not
     # renamed, the task fails, and nobody asks: this command gives the partition to a task of its own.
     clear_leftovers(folder)
+    check_links(folder)
     check_settings(folder, settings)
     _check_emulator(folder, identity)
     batches = check_inputs(folder, entries, settings.cube.partition_size, planned=_count_planned(folder))
@@ -118,6 +119,7 @@ def _go_on(
     if not left:
         echo(f"{folder}: nothing to do, {until} is complete")
         return state.summary
+    here = client is None and settings.cluster.is_local
     began = time.monotonic()
     with ExitStack() as stack:
         client = client or stack.enter_context(open_client(settings.cluster, echo))

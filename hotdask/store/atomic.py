@@ -184,10 +184,37 @@ def publish_link(link: str | Path, target: str | Path) -> None:
 def remove_folder(folder: str | Path) -> None:
     """Remove a folder: first its name at once, then what it held. A folder that is not there is no error."""
     folder = Path(folder)
+    if folder.is_symlink():
+        # What it points at is not ours to remove.
+        folder.unlink()
+        return
     partial = _partial(folder)
     with suppress(FileNotFoundError):
         os.rename(folder, partial)
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def check_links(root: str | Path) -> None:
+    """See that what is written below a folder stays below it.
+
+    Parameters
+    ----------
+    root : path
+        The folder of a run; it may be a link itself. Its entries and theirs are looked at, which is as deep as folders
+        with names of their own go.
+
+    Raises
+    ------
+    RunError
+        If a link leads out of it.
+    """
+    real = Path(root).resolve()
+    for path in (*real.glob("*"), *real.glob("*/*")):
+        if path.is_symlink() and not path.resolve().is_relative_to(real):
+            raise RunError(
+                f"{path} is a link to {os.readlink(path)}, out of the run's folder, where nothing may be written; put "
+                "what it stands for in its place, or to have the run on another disk make its whole folder the link"
+            )
 
 
 def clear_leftovers(root: str | Path) -> int:

@@ -297,8 +297,8 @@ def test_steps_can_be_asked_for(client: Client, few: Path, settings_for: MakeSet
 
 
 @pytest.fixture(scope="module")
-def killed(settings_for: MakeSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Settings, list]]:
-    """A run whose launching process was killed while it fitted, and the sockets its processes listened on."""
+def killed(settings_for: MakeSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """A run whose launching process was killed while it fitted."""
     out = tmp_path_factory.mktemp("killed") / "RUN"
     settings = settings_for(out, cluster__workers=1, cluster__dashboard="127.0.0.1:0")
     toml = out.with_suffix(".toml")
@@ -316,12 +316,6 @@ def killed(settings_for: MakeSettings, tmp_path_factory: pytest.TempPathFactory)
                 assert process.poll() is None, out.with_suffix(".log").read_text()
                 time.sleep(0.01)
             family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-            sockets = [
-                (c.laddr.ip, c.laddr.port)
-                for p in family
-                for c in p.net_connections("inet")
-                if c.status == psutil.CONN_LISTEN
-            ]
             while not list_receipts(out, "fit"):
                 assert process.poll() is None, out.with_suffix(".log").read_text()
                 time.sleep(0.002)
@@ -336,18 +330,11 @@ def killed(settings_for: MakeSettings, tmp_path_factory: pytest.TempPathFactory)
             for worker in family[1:]:
                 with suppress(psutil.NoSuchProcess):
                     worker.kill()
-    return settings, sockets
+    return settings
 
 
-def test_every_socket_is_on_loopback(killed: tuple[Settings, list]) -> None:
-    _, sockets = killed
-    # The scheduler, its dashboard, a nanny and its worker.
-    assert len(sockets) >= 4
-    assert {ip for ip, _ in sockets} <= {"127.0.0.1", "::1"}
-
-
-def test_a_killed_run_goes_on_where_it_was(client: Client, finished, killed: tuple[Settings, list]) -> None:
-    settings, _ = killed
+def test_a_killed_run_goes_on_where_it_was(client: Client, finished, killed: Settings) -> None:
+    settings = killed
     out = Path(settings.out)
     before = list_receipts(out, "fit")
     assert 0 < len(before) < 8
@@ -420,7 +407,10 @@ def test_a_scheduler_that_does_not_answer(
     settings = settings_for(tmp_path / "RUN", spectra=f"{few}/*", cluster__scheduler="tcp://127.0.0.1:1")
     with pytest.raises(RunError, match=r"no scheduler answers at tcp://127\.0\.0\.1:1"):
         run(settings, echo=quiet)
-    with pytest.raises(RunError, match="no scheduler answers at nonsense"), open_client(Cluster(scheduler="nonsense")):
+    with (
+        pytest.raises(RunError, match="no scheduler answers at localhost:x"),
+        open_client(Cluster(scheduler="localhost:x")),
+    ):
         pass
 
 
@@ -655,7 +645,7 @@ def test_limit_takes_the_first_files(client: Client, survey, settings_for: MakeS
 def test_status_of_a_run_just_begun(few: Path, settings_for: MakeSettings, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds no run"):
         status(tmp_path)
-    settings = settings_for(tmp_path / "RUN", spectra=f"{few}/*", cluster__scheduler="nonsense")
+    settings = settings_for(tmp_path / "RUN", spectra=f"{few}/*", cluster__scheduler="localhost:nonsense")
     with pytest.raises(RunError, match="no scheduler"):
         run(settings, echo=quiet)
     lines = status(tmp_path / "RUN").splitlines()

@@ -11,6 +11,7 @@ from hotdask.errors import RunError
 from hotdask.store.atomic import (
     atomic_folder,
     atomic_path,
+    check_links,
     clear_leftovers,
     publish_link,
     remove_folder,
@@ -176,3 +177,37 @@ def test_clear_leftovers_spares_everything_else(tmp_path):
     write_text(tmp_path / ".d.0123.partial", "x")
     assert clear_leftovers(tmp_path) == 2
     assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(keep)
+
+
+# Links that lead elsewhere
+
+
+def test_a_link_is_removed_without_what_it_points_at(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "kept").write_text("kept")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "cube").symlink_to(tmp_path / "mine")
+    remove_folder(tmp_path / "run" / "cube")
+    assert names(tmp_path / "run") == []
+    assert (tmp_path / "mine" / "kept").read_text() == "kept"
+
+
+@pytest.mark.parametrize("where", ["fits", "receipts/fit", "spectra.zarr/flux", ".hidden"])
+@pytest.mark.parametrize("target", ["../elsewhere", "../run2", "/", "../nowhere"])
+def test_a_link_out_of_the_run_is_found(tmp_path, where, target):
+    for folder in ("run", "run2", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    link = tmp_path / "run" / where
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(tmp_path / "run" / target)
+    with pytest.raises(RunError, match=rf"{where} is a link to .*make its whole folder the link"):
+        check_links(tmp_path / "run")
+
+
+def test_links_within_the_run_and_the_run_itself_may_be(tmp_path):
+    (tmp_path / "run" / "versions" / "v1").mkdir(parents=True)
+    publish_link(tmp_path / "run" / "catalog", Path("versions", "v1"))
+    (tmp_path / "disk").symlink_to(tmp_path / "run")
+    check_links(tmp_path / "run")
+    check_links(tmp_path / "disk")
+    check_links(tmp_path / "not there yet")
