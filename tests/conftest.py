@@ -1,11 +1,13 @@
 """Shared fixtures: where real data lie, if at hand; a small simulated survey, a cluster and one finished run of it."""
 
 import hashlib
+import importlib.util
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pandas as pd
 import pytest
@@ -53,6 +55,15 @@ def library_file() -> Path:
 def synthesis() -> Path:
     """Folder of the real model atmospheres and line list."""
     return _folder("synthesis")
+
+
+@pytest.fixture(scope="session")
+def zoo() -> ModuleType:
+    """Module of broken and odd files; tests are no package that it could be imported from."""
+    spec = importlib.util.spec_from_file_location("zoo", Path(__file__).with_name("zoo.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 # Made when the first test asks for them, shared by all tests of runs
