@@ -1001,4 +1001,4 @@ def twin(path, layout):
 
 @kind(READ, twin="duplicate")
 def twin_by_obsid(path, layout):
-    put(path, "OBSID", "700000000")
+    put(path, "OBSID", "700000001")  # of the good DR5 file; DR1 has no OBSID

@@ -145,7 +145,11 @@ def _read_table(path: str) -> pd.DataFrame:
     try:
         if kind == ".csv":
             # A plate or file name of digits stays text.
-            return pd.read_csv(path, dtype={"path": "string"}, dtype_backend="numpy_nullable")
+            table = pd.read_csv(path, dtype={"path": "string"}, dtype_backend="numpy_nullable")
+            if not isinstance(table.index, pd.RangeIndex):
+                # pandas takes the first column as row names then, and every other one slips.
+                raise ValueError("rows have more values than the header has names")
+            return table
         if kind == ".parquet":
             return pd.read_parquet(path, dtype_backend="numpy_nullable").reset_index(drop=True)
         with warnings.catch_warnings(action="ignore"):
