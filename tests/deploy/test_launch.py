@@ -1,10 +1,11 @@
 """Scheduler and workers started by hand, on TLS, and a run launched on them."""
 
 import json
+import runpy
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from hotdask.config import Cluster
 from hotdask.labels import LABEL_NAMES
 from hotdask.pipeline.certificates import make_certificates
 from hotdask.pipeline.cluster import open_client
+
+PROJECT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +50,9 @@ def scheduler(
         processes.append(start("worker", address, *here, *alone))
         yield address
     finally:
+        # The worker first: it says goodbye to the scheduler.
         for process in reversed(processes):
             process.terminate()
-        for process in processes:
             try:
                 process.wait(60)
             except subprocess.TimeoutExpired:
@@ -60,11 +63,15 @@ def scheduler(
 def test_a_survey_on_processes_started_by_hand(
     scheduler: str,
     certificates: Path,
-    launch: Callable[..., str],
     settings_file: Path,
     finished,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    said = launch(settings_file, "--scheduler", scheduler, "--certificates", certificates)
+    arguments = [settings_file, "--scheduler", scheduler, "--certificates", certificates]
+    monkeypatch.setattr(sys, "argv", ["launch.py", *map(str, arguments)])
+    runpy.run_path(str(PROJECT / "scripts" / "launch.py"), run_name="__main__")
+    said = capsys.readouterr().out
     assert scheduler.startswith("tls://127.0.0.1:")
     assert f"cluster: {scheduler}" in said
     assert "20 files: 20 spectra labelled, 0 rejected" in said

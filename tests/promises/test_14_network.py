@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,34 +45,49 @@ def listening(process: psutil.Process) -> set[tuple[str, int]]:
 # By default
 
 
-def test_every_socket_of_a_run_is_on_loopback(survey, settings_for: MakeSettings, tmp_path: Path) -> None:
+def test_every_socket_of_a_run_is_on_loopback(
+    client: Client, survey, settings_for: MakeSettings, tmp_path: Path
+) -> None:
+    """The cluster of these tests is one that a run starts; it and this process are watched while they work."""
+    settings = settings_for(tmp_path / "RUN", spectra=f"{survey.good[0].parent}/*")
+    sockets: set[tuple[str, int]] = set()
+    with ThreadPoolExecutor(1) as pool:
+        work = pool.submit(run, settings, client=client, until="ingest", echo=quiet)
+        while not work.done():
+            sockets |= listening(psutil.Process())
+            # Looking is work for the process that is looked at.
+            time.sleep(1)
+    assert work.result()["counts"]["files"] > 10
+    # The scheduler and its dashboard; two nannies, two workers and their pages.
+    assert len(sockets) >= 8
+    assert {ip for ip, _ in sockets} <= LOOPBACK
+
+
+@pytest.mark.long
+def test_every_socket_of_the_command_is_on_loopback(survey, settings_for: MakeSettings, tmp_path: Path) -> None:
     out = tmp_path / "RUN"
-    settings = settings_for(
-        out, spectra=f"{survey.good[0].parent}/*", input__limit=20, cluster__workers=1, cluster__dashboard="127.0.0.1:0"
-    )
+    settings = settings_for(out, cluster__workers=1, cluster__dashboard="127.0.0.1:0")
     toml, log = tmp_path / "run.toml", tmp_path / "run.log"
     toml.write_text(dump_settings(settings))
     sockets: set[tuple[str, int]] = set()
     with open(log, "wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-c", "from hotdask.cli import main; main()", "ingest", str(toml)],
+            [sys.executable, "-c", "from hotdask.cli import main; main()", "run", str(toml)],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=file,
             stderr=subprocess.STDOUT,
         )
         try:
-            family = psutil.Process(process.pid)
             # From the first to the last: nothing may listen for a moment only.
             while process.poll() is None:
                 with suppress(psutil.NoSuchProcess):
-                    sockets |= listening(family)
+                    sockets |= listening(psutil.Process(process.pid))
                 time.sleep(0.1)
         finally:
             process.kill()
             process.wait()
     assert process.returncode == 0, log.read_text()
-    assert list_receipts(out, "ingest")
-    # The scheduler, its dashboard, a nanny, its worker and the worker's page.
+    assert list_receipts(out, "fit")
     assert len(sockets) >= 5
     assert {ip for ip, _ in sockets} <= LOOPBACK
 
