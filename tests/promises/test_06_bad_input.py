@@ -8,7 +8,8 @@ from distributed import Client
 
 import hotdask
 from hotdask.errors import InputError, RunError
-from hotdask.pipeline.execute import read_rejects, run
+from hotdask.pipeline.execute import run
+from hotdask.pipeline.plan import read_rejects
 
 
 def quiet(line: str) -> None:
@@ -60,7 +61,7 @@ def test_every_reject_has_a_true_reason(zoo, mixed, outcome) -> None:
 
 def test_above_the_set_share_the_run_stops(mixed, client: Client, settings_for, tmp_path: Path) -> None:
     settings = settings_for(tmp_path / "RUN", spectra=f"{mixed[0]}/**/*.fits*", input__max_reject_share=0.3)
-    with pytest.raises(RunError, match=r"files are not used.*rejects\.parquet.*raise input\.max_reject_share"):
+    with pytest.raises(RunError, match=r"files are not used.*batch-0000\.parquet.*raise input\.max_reject_share"):
         run(settings, client=client, echo=quiet)
     assert len(read_rejects(tmp_path / "RUN")) > 50
     assert not (tmp_path / "RUN" / "catalog").exists()
