@@ -40,5 +40,6 @@ def test_a_second_holder_is_told_who_holds(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"nowhere/\.lock: cannot be locked"), hold(tmp_path / "nowhere"):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"file/\.lock: cannot be locked"), hold(tmp_path / "file"):
         pass
