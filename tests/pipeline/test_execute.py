@@ -32,6 +32,7 @@ from hotdask.pipeline.plan import read_rejects
 from hotdask.pipeline.state import STEPS
 from hotdask.pipeline.status import status
 from hotdask.store.lamost import read_spectrum
+from hotdask.store.lock import hold
 from hotdask.store.parquet import list_parts
 from hotdask.store.receipts import list_receipts, remove_receipt
 
@@ -475,6 +476,21 @@ def test_no_inputs_begin_no_run(settings_for: MakeSettings, tmp_path: Path) -> N
     with pytest.raises(InputError, match="matches no file"):
         run(settings_for(tmp_path / "RUN", spectra=f"{tmp_path}/*.fits"), echo=quiet)
     assert not (tmp_path / "RUN").exists()
+
+
+def test_a_folder_that_another_command_holds_is_left_alone(
+    finished, hashes: Callable, settings_for: MakeSettings, tmp_path: Path
+) -> None:
+    settings = finished.copy(tmp_path / "RUN")
+    (tmp_path / "RUN" / "fits" / ".part-00000.parquet.0.partial").touch()
+    with hold(tmp_path / "RUN"):
+        before = hashes(tmp_path / "RUN")
+        with pytest.raises(RunError, match=rf"RUN is in use by process {os.getpid()} on "):
+            run(settings, echo=quiet)
+        assert hashes(tmp_path / "RUN") == before
+    # Alone, it clears away what a killed writer left.
+    run(settings, echo=quiet)
+    assert not list((tmp_path / "RUN").rglob(".*.partial"))
 
 
 def test_a_file_where_the_run_should_be(few: Path, settings_for: MakeSettings, tmp_path: Path) -> None:
