@@ -38,3 +38,6 @@ if __name__ == "__main__":
         main()
     except HotdaskError as error:
         sys.exit(f"launch: {error}")
+    except KeyboardInterrupt:
+        print("launch: stopped; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        sys.exit(130)

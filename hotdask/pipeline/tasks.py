@@ -217,23 +217,32 @@ class _Flight:
         return list(ended)
 
     def _outcome(self, future: Future, partition: int) -> BaseException | None:
-        error = future.exception()
+        error, result = self._fetch(future)
         if error is not None:
             return error
-        # The task's own receipt is on the disk; the little that comes back may have been lost with its worker.
-        result = self._fetch(future)
         if isinstance(result, _Failure):
             return result.error
         self.landed.add(partition)
         self.count(result)
         return None
 
-    def _fetch(self, future: Future) -> object:
+    def _fetch(self, future: Future) -> tuple[BaseException | None, object]:
+        """Error or result; what was lost with its worker is made again, for which one has to wait."""
         while True:
             try:
-                return future.result(timeout=10 * _LOOK)
+                error = future.exception(timeout=10 * _LOOK)
+                result = None if error is not None else future.result(timeout=10 * _LOOK)
             except TimeoutError:
                 self.cluster.look()
+                continue
+            except Exception as lost:
+                # Of what a client has forgotten with its scheduler, it raises one thing or another.
+                if future.cancelled():
+                    raise self.cluster.gone() from lost
+                raise
+            if future.cancelled():
+                raise self.cluster.gone()
+            return error, result
 
     def _withdraw(self) -> None:
         """Take back what no worker has begun."""

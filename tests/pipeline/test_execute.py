@@ -4,43 +4,37 @@ import importlib.metadata
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
 import pyarrow.parquet as pq
 import pytest
 import torch
 import xarray as xr
 from astropy.io import fits
-from distributed import Client, LocalCluster
+from distributed import Client
 
 import hotdask
 from hotdask import schema
-from hotdask.config import Cluster, Settings, dump_settings, load_settings
+from hotdask.config import Cluster, Settings, load_settings
 from hotdask.emulator import load_emulator
 from hotdask.errors import EmulatorError, HotdaskError, InputError, RunError
 from hotdask.flags import Flag
 from hotdask.labels import LABEL_NAMES
-from hotdask.pipeline.cluster import GPU, open_client
+from hotdask.pipeline.cluster import open_client
 from hotdask.pipeline.execute import run
 from hotdask.pipeline.maps import make_labeler
 from hotdask.pipeline.pages import choose_spectra
 from hotdask.pipeline.plan import read_rejects
 from hotdask.pipeline.state import STEPS
 from hotdask.pipeline.status import status
-from hotdask.pipeline.tasks import run_tasks
 from hotdask.store.lamost import read_spectrum
+from hotdask.store.lock import hold
 from hotdask.store.parquet import list_parts
-from hotdask.store.receipts import Receipt, list_receipts, remove_receipt
+from hotdask.store.receipts import list_receipts, remove_receipt
 
 MakeSettings = Callable[..., Settings]
 
@@ -296,61 +290,6 @@ def test_steps_can_be_asked_for(client: Client, few: Path, settings_for: MakeSet
 # Going on
 
 
-@pytest.fixture(scope="module")
-def killed(settings_for: MakeSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """A run whose launching process was killed while it fitted."""
-    out = tmp_path_factory.mktemp("killed") / "RUN"
-    settings = settings_for(out, cluster__workers=1, cluster__dashboard="127.0.0.1:0")
-    toml = out.with_suffix(".toml")
-    toml.write_text(dump_settings(settings))
-    with open(out.with_suffix(".log"), "wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", "from hotdask.cli import main; main()", "run", str(toml)],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        family: list[psutil.Process] = []
-        try:
-            while not list_receipts(out, "ingest"):
-                assert process.poll() is None, out.with_suffix(".log").read_text()
-                time.sleep(0.01)
-            family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-            while not list_receipts(out, "fit"):
-                assert process.poll() is None, out.with_suffix(".log").read_text()
-                time.sleep(0.002)
-            os.kill(process.pid, signal.SIGKILL)
-            process.wait()
-            # Workers notice that their parent is gone; a task in flight may still end.
-            _, alive = psutil.wait_procs(family[1:], timeout=30)
-            assert not alive
-        finally:
-            process.kill()
-            process.wait()
-            for worker in family[1:]:
-                with suppress(psutil.NoSuchProcess):
-                    worker.kill()
-    return settings
-
-
-def test_a_killed_run_goes_on_where_it_was(client: Client, finished, killed: Settings) -> None:
-    settings = killed
-    out = Path(settings.out)
-    before = list_receipts(out, "fit")
-    assert 0 < len(before) < 8
-    text = status(out)
-    assert f"{len(before)} of 8 partitions" in text
-    assert "go on with: hotdask run" in text
-    written = {p: (out / "fits" / f"part-{p:05d}.parquet").stat().st_mtime_ns for p in before}
-    lines: list[str] = []
-    run(settings, until="catalog", client=client, echo=lines.append)
-    # What was done was not done again,
-    assert {p: (out / "fits" / f"part-{p:05d}.parquet").stat().st_mtime_ns for p in before} == written
-    assert not any("done again" in line for line in lines)
-    # and the catalog is the one of a run that nobody disturbed.
-    assert catalog_files(out) == catalog_files(finished.folder)
-
-
 def test_a_lost_summary_costs_no_fit(client: Client, finished, tmp_path: Path) -> None:
     settings = finished.copy(tmp_path / "RUN")
     (tmp_path / "RUN" / "run.json").unlink()
@@ -392,6 +331,21 @@ def test_no_inputs_begin_no_run(settings_for: MakeSettings, tmp_path: Path) -> N
     with pytest.raises(InputError, match="matches no file"):
         run(settings_for(tmp_path / "RUN", spectra=f"{tmp_path}/*.fits"), echo=quiet)
     assert not (tmp_path / "RUN").exists()
+
+
+def test_a_folder_that_another_command_holds_is_left_alone(
+    finished, hashes: Callable, settings_for: MakeSettings, tmp_path: Path
+) -> None:
+    settings = finished.copy(tmp_path / "RUN")
+    (tmp_path / "RUN" / "fits" / ".part-00000.parquet.0.partial").touch()
+    with hold(tmp_path / "RUN"):
+        before = hashes(tmp_path / "RUN")
+        with pytest.raises(RunError, match=rf"RUN is in use by process {os.getpid()} on "):
+            run(settings, echo=quiet)
+        assert hashes(tmp_path / "RUN") == before
+    # Alone, it clears away what a killed writer left.
+    run(settings, echo=quiet)
+    assert not list((tmp_path / "RUN").rglob(".*.partial"))
 
 
 def test_a_file_where_the_run_should_be(few: Path, settings_for: MakeSettings, tmp_path: Path) -> None:
@@ -489,53 +443,12 @@ def test_a_partition_that_always_fails_is_named_and_the_others_are_kept(
     assert catalog_files(folder) == catalog_files(finished.folder)
 
 
-def _count(folder: str, partition: int, failures: int) -> Receipt:
-    """Fails the first times it is called; leaves a file for each call."""
-    calls = len(list(Path(folder).glob(f"{partition}-*")))
-    Path(folder, f"{partition}-{calls}").touch()
-    if calls < failures:
-        raise OSError(f"call {calls}")
-    return Receipt("step", partition, "", 10, {})
-
-
-def test_tasks_are_tried_a_few_times(client: Client, tmp_path: Path) -> None:
-    failures = {0: 0, 1: 1, 2: 2, 3: 3, 4: 99}
-    tasks = {p: (_count, str(tmp_path), p, n) for p, n in failures.items()}
-    with pytest.raises(RunError, match="2 of 5 step tasks failed") as caught:
-        run_tasks(client, "step", tasks, total=50, done=0, rows=lambda receipt: receipt.rows)
-    assert "step 3: OSError: call 2" in str(caught.value)
-    assert "step 4: OSError: call 2" in str(caught.value)
-    calls = {p: len(list(tmp_path.glob(f"{p}-*"))) for p in failures}
-    assert calls == {0: 1, 1: 2, 2: 3, 3: 3, 4: 3}
-
-
-def test_tasks_that_take_a_gpu_go_to_workers_that_have_one(client: Client, tmp_path: Path) -> None:
-    tasks = {p: (_count, str(tmp_path), p, 0) for p in range(4)}
-    how = {"total": 4, "done": 0, "rows": lambda receipt: 1, "resources": {GPU: 1}}
-    with pytest.raises(RunError, match=r"no worker has the resource GPU; start workers with `dask worker.*GPU=1"):
-        run_tasks(client, "count", tasks, **how)
-    assert not list(tmp_path.iterdir())
-    with (
-        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", resources={GPU: 1}) as cluster,
-        Client(cluster, set_as_default=False) as owner,
-    ):
-        run_tasks(owner, "count", tasks, **how)
-    assert len(list(tmp_path.iterdir())) == 4
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
 def test_a_gpu_that_is_not_there_begins_no_run(few: Path, settings_for: MakeSettings, tmp_path: Path) -> None:
     settings = settings_for(tmp_path / "run", spectra=f"{few}/*", cluster__device="cuda")
     with pytest.raises(InputError, match="torch sees no CUDA device here"):
         run(settings, echo=quiet)
     assert not (tmp_path / "run").exists()
-
-
-def test_many_tasks_run_once_each(client: Client, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    tasks = {p: (_count, str(tmp_path), p, 0) for p in range(60)}
-    run_tasks(client, "step", tasks, total=700, done=100, rows=lambda receipt: receipt.rows)
-    assert len(list(tmp_path.iterdir())) == 60
-    assert capsys.readouterr().err.split()[:4] == ["step", "700/700", "100", "%"]
 
 
 # Other inputs

@@ -46,7 +46,7 @@ def test_a_signal_lets_tasks_end(
     assert catalog_files(out) == catalog_files(finished.folder)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_a_signal_ends_the_catalog_at_once(
     client: Client, finished, command: Callable, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -1,0 +1,39 @@
+"""Tasks as such; what they promise when things go wrong is tested in tests/promises."""
+
+from pathlib import Path
+
+import pytest
+from distributed import Client, LocalCluster
+
+from hotdask.errors import RunError
+from hotdask.pipeline.cluster import GPU
+from hotdask.pipeline.tasks import run_tasks
+from hotdask.store.receipts import Receipt
+
+
+def _count(folder: str, partition: int) -> Receipt:
+    """Leaves a file for each call."""
+    calls = len(list(Path(folder).glob(f"{partition}-*")))
+    Path(folder, f"{partition}-{calls}").touch()
+    return Receipt("step", partition, "", 10, {})
+
+
+def test_tasks_that_take_a_gpu_go_to_workers_that_have_one(client: Client, tmp_path: Path) -> None:
+    tasks = {p: (_count, str(tmp_path), p) for p in range(4)}
+    how = {"total": 4, "done": 0, "rows": lambda receipt: 1, "resources": {GPU: 1}}
+    with pytest.raises(RunError, match=r"no worker has the resource GPU; start workers with `dask worker.*GPU=1"):
+        run_tasks(client, "count", tasks, **how)
+    assert not list(tmp_path.iterdir())
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", resources={GPU: 1}) as cluster,
+        Client(cluster, set_as_default=False) as owner,
+    ):
+        run_tasks(owner, "count", tasks, **how)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_many_tasks_run_once_each(client: Client, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    tasks = {p: (_count, str(tmp_path), p) for p in range(60)}
+    run_tasks(client, "step", tasks, total=700, done=100, rows=lambda receipt: receipt.rows)
+    assert len(list(tmp_path.iterdir())) == 60
+    assert capsys.readouterr().err.split()[:4] == ["step", "700/700", "100", "%"]
