@@ -4,10 +4,10 @@ import copy
 import inspect
 import logging
 import os
+import pkgutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 
 import dask
 from distributed import Client, LocalCluster, Security
@@ -114,7 +114,7 @@ def _start(settings: config.Cluster, echo: Callable[[str], None]) -> Iterator[Cl
         )
     module, _, name = made_of.kind.rpartition(".")
     try:
-        kind = getattr(import_module(module), name)
+        kind = pkgutil.resolve_name(f"{module}:{name}")
     except (ImportError, AttributeError) as error:
         raise SettingsError(
             f"{settings.start}: there is no {made_of.kind} here ({error}); check its name, and that its package is "
