@@ -36,3 +36,9 @@ def library_file() -> Path:
 def synthesis() -> Path:
     """Folder of the real model atmospheres and line list."""
     return _folder("synthesis")
+
+
+@pytest.fixture(scope="session")
+def paper() -> str:
+    """Text of the paper the method comes from."""
+    return (_folder("paper") / "hotpayne.txt").read_text(encoding="utf-8")

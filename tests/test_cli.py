@@ -19,7 +19,10 @@ from hotdask.library.spectra import fine_wavelength
 from hotdask.pipeline.cluster import open_client
 from hotdask.store.library import read_library
 
-VERBS = ["simulate", "library", "train", "information", "ingest", "fit", "catalog", "report", "run", "status"]
+VERBS = [
+    *("simulate", "library", "train", "information"),
+    *("ingest", "fit", "catalog", "report", "run", "compare", "status"),
+]
 
 
 def call(*arguments: object) -> Result:
