@@ -337,6 +337,47 @@ def say_estimate(**options) -> None:
     estimate(settings, echo=click.echo)
 
 
+@main.command("compare")
+@click.argument("run_folder", metavar="RUN", type=click.Path(exists=True, file_okay=False))
+@click.argument("table")
+@click.option("--out", type=click.Path(), help="Figure (.svg, .png) or page (.html); default: RUN/compare/TABLE.svg.")
+@click.option("--name", metavar="COLUMN[=COLUMN]", help="Match by this column of TABLE [= that of the catalog].")
+@click.option("--radius", type=click.FloatRange(0, min_open=True), help="Match by ra, dec within so many arcsec.")
+@click.option("--label", multiple=True, metavar="LABEL=COLUMN", help="Column of TABLE that is a label; repeatable.")
+@click.option("--error", multiple=True, metavar="LABEL=COLUMN", help="Column of TABLE that is its error; repeatable.")
+@click.option("--edges", help="Edges of the ranges of Teff [K]; default: 11000,15000,25000.")
+@click.option("--all", "every_row", is_flag=True, help="Spectra outside the sample, too.")
+def compare_labels(run_folder, table, out, name, radius, label, error, edges, every_row) -> None:
+    """Compare the catalog of RUN with TABLE: labels of stars from elsewhere, or nlte.
+
+    TABLE is a .csv, .parquet or .fits file, one row a star, with labels in hotdask's names and units, or mapped by
+    --label. Its stars are found by a name that both have, or by position. nlte stands for the eleven stars of Xiang et
+    al. 2022. Numbers are printed, and written beside the figure as CSV.
+    """
+    if name is not None and radius is not None:
+        raise click.UsageError("give --name or --radius, not both")
+    try:
+        limits = {} if edges is None else {"edges": [float(edge) for edge in edges.split(",")]}
+        columns, errors = (dict(pair.split("=", 1) for pair in pairs) for pairs in (label, error))
+    except ValueError as problem:
+        raise click.UsageError("give --edges as 11000,15000,25000 and --label, --error as teff=COLUMN") from problem
+    from hotdask.pipeline.compare import compare
+
+    first, _, second = (name or "").partition("=")
+    compare(
+        run_folder,
+        table,
+        out=out,
+        names=(first, second or first) if name else None,
+        radius=radius,
+        columns=columns,
+        errors=errors,
+        every_row=every_row,
+        echo=click.echo,
+        **limits,
+    )
+
+
 @main.command("status")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
 def describe(folder) -> None:

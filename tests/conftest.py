@@ -58,6 +58,12 @@ def synthesis() -> Path:
 
 
 @pytest.fixture(scope="session")
+def paper() -> str:
+    """Text of the paper the method comes from."""
+    return (_folder("paper") / "hotpayne.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
 def zoo() -> ModuleType:
     """Module of broken and odd files; tests are no package that it could be imported from."""
     spec = importlib.util.spec_from_file_location("zoo", Path(__file__).with_name("zoo.py"))

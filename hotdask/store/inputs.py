@@ -1,6 +1,7 @@
 """Which files a run reads: a pattern, or a table that may also carry better positions and velocities."""
 
 import glob
+import itertools
 import os
 import re
 import warnings
@@ -123,9 +124,9 @@ def _check_folders(pattern: str) -> None:
 def _from_table(name: str) -> pd.DataFrame:
     _check_local(name, "input.table")
     path = os.path.abspath(os.path.expanduser(name))
-    table = _read_table(path)
-    table.columns = [str(column).strip() for column in table.columns]
     where = f"input.table = '{name}'"
+    table = read_user_table(path, where)
+    table.columns = [str(column).strip() for column in table.columns]
     _check_columns(table, where)
     frame = pd.DataFrame({"path": _paths(table["path"], os.path.dirname(path), where)})
     for column in table.columns:
@@ -136,16 +137,30 @@ def _from_table(name: str) -> pd.DataFrame:
     return frame
 
 
-def _read_table(path: str) -> pd.DataFrame:
-    """The table with nullable types, so that a 19-digit id next to a gap does not turn into a float."""
-    where = f"input.table = '{path}'"
+def read_user_table(path: str, where: str) -> pd.DataFrame:
+    """A table a user gives, with nullable types, so that a 19-digit id next to a gap does not turn into a float.
+
+    Parameters
+    ----------
+    path : path
+        .csv (lines that begin with # above its header are skipped), .parquet or .fits file.
+    where : str
+        What errors call it.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
     kind = Path(path).suffix.lower()
     if kind not in (".csv", ".parquet", ".fits"):
         raise InputError(f"{where} has the unknown ending '{kind}'; give a .csv, .parquet or .fits table")
     try:
         if kind == ".csv":
             # A plate or file name of digits stays text.
-            table = pd.read_csv(path, dtype={"path": "string"}, dtype_backend="numpy_nullable")
+            with open(path, encoding="utf-8") as file:
+                above = sum(1 for _ in itertools.takewhile(lambda line: line.startswith("#"), file))
+            table = pd.read_csv(path, dtype={"path": "string"}, dtype_backend="numpy_nullable", skiprows=above)
             if not isinstance(table.index, pd.RangeIndex):
                 # pandas takes the first column as row names then, and every other one slips.
                 raise ValueError("rows have more values than the header has names")
