@@ -34,7 +34,8 @@ from hotdask.schema import REJECTS, SPECTRA, TRUTH, to_table
 from hotdask.steps.label import Labeler
 from hotdask.store.atomic import remove_folder, write_text
 from hotdask.store.catalog import is_sound
-from hotdask.store.cube import create_cube, n_partitions
+from hotdask.store.claims import claim
+from hotdask.store.cube import create_cube, cube_place, layout_files, n_partitions
 from hotdask.store.inputs import list_inputs
 from hotdask.store.parquet import count_rows, read_table, write_table
 from hotdask.store.receipts import Receipt, check_receipt, hash_files, list_receipts, write_receipt
@@ -105,6 +106,7 @@ def run(
     except OSError as error:
         raise RunError(f"{folder}: cannot be the folder of a run ({error.strerror}); give another --out") from error
     check_settings(folder, settings)
+    claim(folder, settings.store)
     _check_emulator(folder, identity)
     begun = "ingest" in (read_summary(folder) or {"done": {}})["done"]
     inputs = check_inputs(folder, entries, settings.cube.partition_size, fixed=begun)
@@ -359,9 +361,10 @@ def _ingest(state: _State, client: Client) -> None:
         n_spectrum = len(kept)
         if not state.planned():
             # What an interrupted ingest of other inputs left, or a damaged layout, is nothing to go on with.
-            remove_folder(folder / maps.CUBE)
-            create_cube(folder / maps.CUBE, n_spectrum, partition_size=size)
-            layout = [planned, folder / REJECTED, *sorted((folder / maps.CUBE).rglob("zarr.json"))]
+            cube = cube_place(folder)
+            remove_folder(cube)
+            create_cube(cube, n_spectrum, partition_size=size)
+            layout = [planned, folder / REJECTED, *layout_files(cube)]
             write_receipt(folder, Receipt("plan", 0, state.marks["plan"], n_spectrum, files=hash_files(folder, layout)))
         n = n_partitions(n_spectrum, size)
         left = state.todo("ingest", n)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from hotdask.config import load_settings
+from hotdask.config import SETTINGS, load_settings
 from hotdask.errors import RunError
 from hotdask.pipeline.execute import STEPS, SUMMARY, read_summary
-from hotdask.pipeline.plan import INPUTS, PLAN, SETTINGS
+from hotdask.pipeline.plan import INPUTS, PLAN
 from hotdask.pipeline.progress import duration
 from hotdask.store.cube import n_partitions
 from hotdask.store.parquet import count_rows

@@ -2,7 +2,7 @@
 
 Everything is built under a hidden name in the same folder, flushed to disk, and renamed into place. A rename is the one
 change a file system makes at once, so a reader, a killed writer or a second writer of the same thing never meets half a
-file.
+file. On an object store the one change made at once is the writing of an object.
 """
 
 import os
@@ -10,12 +10,17 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 from hotdask.errors import RunError
+from hotdask.store.places import is_url, place
 
 PARTIAL = ".partial"
 """How the hidden name of something unfinished ends."""
+
+
+_EXISTS = "{} exists already; remove it or choose another folder"
 
 
 def _partial(final: Path) -> Path:
@@ -83,19 +88,25 @@ def atomic_folder(final: str | Path) -> Iterator[Path]:
 
     Parameters
     ----------
-    final : path
-        Where the folder shall be.
+    final : path or URL
+        Where the folder shall be. Below a URL, what lies at the top of the folder is written last: as long as nothing
+        does, the folder counts as absent.
 
     Yields
     ------
     pathlib.Path
-        An empty folder to fill. If the block raises, it is removed.
+        An empty folder to fill, on this machine. If the block raises, it is removed.
 
     Raises
     ------
     FileExistsError
         If ``final`` is there already and not empty; it is left alone.
     """
+    if is_url(final):
+        with TemporaryDirectory() as partial:
+            yield Path(partial)
+            _upload(Path(partial), place(final))
+        return
     final = Path(final)
     final.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(final)
@@ -107,7 +118,7 @@ def atomic_folder(final: str | Path) -> Iterator[Path]:
             os.rename(partial, final)
         except OSError as error:
             if final.exists():
-                raise FileExistsError(f"{final} exists already; remove it or choose another folder") from error
+                raise FileExistsError(_EXISTS.format(final)) from error
             raise
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -115,8 +126,24 @@ def atomic_folder(final: str | Path) -> Iterator[Path]:
     sync(final.parent)
 
 
+def _upload(folder: Path, final: Path) -> None:
+    if _at_top(final):
+        raise FileExistsError(_EXISTS.format(final))
+    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: (len(path.parts) == 1, path)):
+        write_bytes(final / path.as_posix(), (folder / path).read_bytes())
+
+
+def _at_top(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_file()] if folder.exists() else []
+
+
 def write_bytes(final: str | Path, data: bytes) -> None:
-    """Write a whole file or none."""
+    """Write a whole file or none, or a whole object below a URL."""
+    if is_url(final):
+        there = place(final)
+        there.fs.pipe_file(there.path, data)
+        return
     with atomic_path(final) as path:
         path.write_bytes(data)
 
@@ -159,6 +186,13 @@ def publish_link(link: str | Path, target: str | Path) -> None:
 
 def remove_folder(folder: str | Path) -> None:
     """Remove a folder: first its name at once, then what it held. A folder that is not there is no error."""
+    if is_url(folder):
+        there = place(folder)
+        with suppress(FileNotFoundError):
+            for path in _at_top(there):
+                path.unlink()
+            there.fs.rm(there.path, recursive=True)
+        return
     folder = Path(folder)
     partial = _partial(folder)
     with suppress(FileNotFoundError):
