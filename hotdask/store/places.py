@@ -75,7 +75,7 @@ def key_and_files(path: str | Path | UPath) -> tuple[str, AbstractFileSystem | N
 
 
 def read_bytes(path: str | Path | UPath) -> bytes:
-    """All a file holds; of an object store, by one request.
+    """All a file holds.
 
     Raises
     ------

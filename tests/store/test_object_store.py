@@ -176,16 +176,15 @@ def test_versions_come_and_go(url):
     assert {name.partition("/")[0] for name in objects(url)} == {"current.json", done[2].version, done[3].version}
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
-def test_a_publication_that_fails_leaves_what_was_there(url, error):
+def test_a_publication_that_fails_leaves_what_was_there(url):
     publish_catalog(url, [make_table(0, 2)], META)
     before = objects(url)
 
     def write(folder):
         write_catalog_part(folder, 0, make_table(0, 3), META)
-        raise error
+        raise KeyboardInterrupt
 
-    with pytest.raises(error):
+    with pytest.raises(KeyboardInterrupt):
         publish_catalog(url, write, META)
     with pytest.raises(RunError, match="3 rows, should have 4"):
         publish_catalog(url, [make_table(0, 3)], META, rows=4)
@@ -210,43 +209,43 @@ def test_a_spoiled_catalog_is_unsound_and_published_again(url):
 
 
 def test_a_reader_sees_one_whole_version_while_two_publish(url, tmp_path):
-    """One publisher is another process, one a thread of this; each makes three versions."""
+    """One publisher is another process, one a thread of this."""
     code = (
         "import sys\n"
         "import pyarrow.parquet as pq\n"
         "from hotdask.store.catalog import publish_catalog\n"
-        "for generation in ('11', '12', '13'):\n"
+        "print('ready', flush=True)\n"
+        "for generation in (11, 12, 13):\n"
         "    publish_catalog(sys.argv[1], [pq.read_table(f'{sys.argv[2]}/{generation}-{i}') for i in (0, 1)], {})\n"
     )
-    tables = {g: [make_table(0, 50, g), make_table(50, 100, g)] for g in (1, 2, 3, 11, 12, 13)}
-    publish_catalog(url, tables[1], {})
-    for generation, parts in tables.items():
-        for i, table in enumerate(parts):
+    tables = {g: [make_table(0, 50, g), make_table(50, 100, g)] for g in (0, 1, 2, 3, 11, 12, 13)}
+    for generation in (11, 12, 13):
+        for i, table in enumerate(tables[generation]):
             pq.write_table(table, tmp_path / f"{generation}-{i}")
-    other = subprocess.Popen([sys.executable, "-c", code, url, str(tmp_path)])
+    publish_catalog(url, tables[0], {})
+    other = subprocess.Popen([sys.executable, "-c", code, url, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "ready\n"
 
     def publish() -> None:
-        while other.poll() is None:
-            for generation in (1, 2, 3):
-                publish_catalog(url, tables[generation], {})
+        for generation in (1, 2, 3):
+            publish_catalog(url, tables[generation], {})
+        other.communicate()
 
     thread = threading.Thread(target=publish)
     thread.start()
-    seen, vanished = [], 0
+    seen = []
     while thread.is_alive():
         try:
             frame = hotdask.read_catalog(url, columns=["specid", "obsid"])
         except FileNotFoundError:
             # Two publications passed while this one was read.
-            vanished += 1
             continue
         seen.append((len(frame), frame["specid"].nunique(), *frame["obsid"].unique()))
     thread.join()
     assert other.returncode == 0
     assert {s[:2] for s in seen} == {(100, 100)}
     assert {len(s) for s in seen} == {3}
-    assert len(set(seen)) > 2
-    assert vanished < len(seen)
+    assert len(set(seen)) > 1
     assert is_sound(url, 100)
 
 
@@ -298,14 +297,18 @@ def test_a_store_that_cannot_be_used_is_named(s3, tmp_path):
         claim(tmp_path, config.Store(catalog="nosuch://a/b"))
 
 
-@pytest.mark.parametrize("package", ["upath", "s3fs"])
-def test_a_missing_package_is_named_with_the_remedy(package):
+def test_a_missing_package_is_named_with_the_remedy():
     code = (
-        f"import sys; sys.modules['{package}'] = None\n"
-        "import hotdask\n"
-        "try:\n    hotdask.read_catalog('s3://survey/catalog')\n"
-        "except hotdask.errors.RunError as error:\n    print(error)"
+        "import sys\n"
+        "import hotdask.store.catalog\n"
+        "for package in ('upath', 's3fs'):\n"
+        "    sys.modules[package] = None\n"
+        "    try:\n        hotdask.store.catalog.read_catalog('s3://survey/catalog')\n"
+        "    except hotdask.errors.RunError as error:\n        print(error)\n"
+        "    del sys.modules[package]\n"
     )
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said.startswith("s3://survey/catalog: a package is missing here (")
-    assert "pip install 'hotdask[s3]'" in said
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(said) == 2
+    for line in said:
+        assert line.startswith("s3://survey/catalog: a package is missing here (")
+        assert line.endswith("`pip install 'hotdask[s3]'` brings what s3:// needs")
