@@ -16,7 +16,7 @@ _PUBLIC = {
     "cramer_rao_bound": "hotdask.information",
     "open_cube": "hotdask.store.cube",
     "read_catalog": "hotdask.store.catalog",
-    "read_rejects": "hotdask.pipeline.execute",
+    "read_rejects": "hotdask.pipeline.plan",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -49,7 +49,6 @@ def _cluster_options(function: Callable) -> Callable:
 
 def _input_options(function: Callable) -> Callable:
     for option in (
-        click.option("--profile", is_flag=True, help="Write what it costs to OUT/profile: Dask's report, kernels."),
         _cluster_options,
         click.option("--truth", help="Truth table of a simulated survey, to compare with in the report."),
         click.option("--limit", type=int, help="Only the first N files."),
@@ -297,6 +296,7 @@ def information(star, snr, snr_curve, mask_hydrogen, mask, settings, emulator, e
 def _verb(name: str, until: str, text: str) -> None:
     @main.command(name, help=text)
     @_input_options
+    @click.option("--profile", is_flag=True, help="Write what it costs to OUT/profile: Dask's report, kernels.")
     def verb(**options) -> None:
         _run(until, **options)
 
@@ -312,6 +312,31 @@ _verb("catalog", "catalog", "Up to the catalog: merger, stars, errors, flags." +
 _verb("report", "report", "Up to the report; the same as run." + _WHERE)
 
 
+@main.command()
+@click.argument("folder", type=click.Path())
+@click.option("--installed", metavar="PATH", help="Where the folder will lie on the machines; default: where it is.")
+@click.option("--days", type=click.IntRange(min=1), default=365, help="How long they are good for.")
+def certificates(folder, installed, days) -> None:
+    """Make the certificates of a cluster that listens on a network, in FOLDER.
+
+    A pair of certificate and key each for scheduler, worker and client, all signed by an authority whose key is not
+    kept, and distributed.yaml, which tells Dask to use them and nothing else.
+    """
+    from hotdask.pipeline.certificates import make_certificates, usage
+
+    path = make_certificates(folder, installed=installed, days=days)
+    click.echo(usage(path, installed))
+
+
+@main.command("estimate", help="Say what a run would take: memory, disk, time, measured on a sample." + _WHERE)
+@_input_options
+def say_estimate(**options) -> None:
+    settings = _settings(**options)
+    from hotdask.pipeline.estimate import estimate
+
+    estimate(settings, echo=click.echo)
+
+
 @main.command("status")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
 def describe(folder) -> None:
@@ -319,3 +344,13 @@ def describe(folder) -> None:
     from hotdask.pipeline.status import status
 
     click.echo(status(folder))
+
+
+@main.command("verify")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False))
+def check_run(folder) -> None:
+    """Hash, count and check all that the run in FOLDER has written; exit code 1 if anything is wrong."""
+    from hotdask.pipeline.verify import verify
+
+    if verify(folder, echo=click.echo):
+        sys.exit(1)

@@ -1,6 +1,7 @@
 """The settings of a run: one frozen model, read from TOML, checked once, with a fingerprint."""
 
 import hashlib
+import ipaddress
 import json
 import os
 import tomllib
@@ -96,10 +97,36 @@ class Catalog(_Section):
     max_files: int = Field(128, ge=1, description="files the catalog is compacted to, at most")
 
 
+def on_loopback(address: str) -> bool:
+    """Whether ``[protocol://]host[:port]`` can be reached from this machine only.
+
+    Examples
+    --------
+    >>> [on_loopback(a) for a in ("tcp://127.0.0.1:8786", "localhost:0", "[::1]:8787", "0.0.0.0:8787", "node7:8786")]
+    [True, True, True, False, False]
+    """
+    place = address.rpartition("://")[2]
+    host = place[1:].partition("]")[0] if place.startswith("[") else place.partition(":")[0]
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        # Any other name is what a resolver makes of it.
+        return host == "localhost"
+
+
 class Cluster(_Section):
     """Where it runs. Never changes a result."""
 
     scheduler: str | None = Field(None, description="address of a running scheduler, e.g. tls://host:8786")
+    start: str | None = Field(
+        None, description="TOML file of a cluster that Dask starts for the run, e.g. deploy/ssh/cluster.toml"
+    )
+    certificates: str | None = Field(
+        None, description="folder that `hotdask certificates` made; default: what distributed's own settings name"
+    )
+    insecure: bool = Field(
+        False, description="allow sockets off loopback without TLS: whoever reaches them runs code as you"
+    )
     workers: int | None = Field(None, ge=1, description="worker processes of a local cluster; default: one per core")
     device: Literal["cpu", "cuda"] = Field(
         "cpu", description="where fits run; with cuda every task of a fit takes a worker's resource GPU = 1"
@@ -107,11 +134,48 @@ class Cluster(_Section):
     memory_limit: str = Field(
         "4GiB", pattern=r"^\d+(\.\d+)? ?[kKMGT]i?B$", description="per worker of a local cluster, e.g. 4GiB"
     )
+    patience: float = Field(300.0, gt=0, description="how long a run waits while no worker is left [s]")
     dashboard: str = Field(
         "127.0.0.1:8787",
-        pattern=r"^[^\s:]+:\d+$",
+        pattern=r"^([^\s:]+|\[[^\s\]]+\]):\d+$",
         description="host:port of the dashboard; port 0 picks a free one",
     )
+
+    @model_validator(mode="after")
+    def _closed(self):
+        if self.scheduler is not None and self.start is not None:
+            raise ValueError("give scheduler, a cluster that runs, or start, one that shall be started, not both")
+        if self.insecure:
+            return self
+        if self.scheduler is not None and not self.scheduler.startswith("tls://") and not on_loopback(self.scheduler):
+            raise ValueError(
+                f"scheduler = '{self.scheduler}' is neither TLS nor loopback, and whoever reaches it runs code as you; "
+                "make certificates with `hotdask certificates DIR`, start scheduler and workers with them and give "
+                "tls://HOST:PORT, or set insecure = true where the network itself keeps others out"
+            )
+        if not on_loopback(self.dashboard):
+            raise ValueError(
+                f"dashboard = '{self.dashboard}' is off loopback, and a dashboard asks nobody who they are; keep it at "
+                "127.0.0.1 and reach it through `ssh -L 8787:127.0.0.1:8787 HOST`, or set insecure = true"
+            )
+        return self
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the run starts a cluster of its own on this machine."""
+        return self.scheduler is None and self.start is None
+
+    def absolute(self) -> "Cluster":
+        """The same with paths that hold from any folder."""
+        paths = {"start": self.start, "certificates": self.certificates}
+        return self.model_copy(update={name: path and os.path.abspath(path) for name, path in paths.items()})
+
+
+class Start(_Section):
+    """Content of a file that ``cluster.start`` names."""
+
+    kind: str = Field(pattern=r"^\w+(\.\w+)+$", description="a Dask cluster class, e.g. distributed.SSHCluster")
+    arguments: dict = Field({}, description="what it is called with")
 
 
 class Report(_Section):
@@ -189,6 +253,7 @@ class Settings(_Section):
                 "out": here(self.out),
                 "input": update(self.input, "spectra", "table"),
                 "fit": update(self.fit, "emulator", "refine"),
+                "cluster": self.cluster.absolute(),
                 "report": update(self.report, "truth"),
             }
         )
@@ -301,6 +366,7 @@ class LibrarySettings(_Section):
                 "out": os.path.abspath(self.out),
                 "engine": self.engine.model_copy(update=engine),
                 "sampling": self.sampling.model_copy(update={"isochrones": isochrones and os.path.abspath(isochrones)}),
+                "cluster": self.cluster.absolute(),
             }
         )
 
@@ -353,6 +419,20 @@ def load_section(path: str | Path, section: str) -> _Section:
         return Settings.model_fields[section].annotation.model_validate(_read_toml(path).get(section, {}))
     except ValidationError as error:
         raise explain(error, f"{path}, [{section}]") from error
+
+
+def load_start(path: str | Path) -> Start:
+    """The cluster that a file for ``cluster.start`` describes.
+
+    Raises
+    ------
+    SettingsError
+        As `load_settings`.
+    """
+    try:
+        return Start.model_validate(_read_toml(path))
+    except ValidationError as error:
+        raise explain(error, str(path), listed="it has kind and [arguments]") from error
 
 
 def _read_toml(path: str | Path) -> dict:

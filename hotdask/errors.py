@@ -33,5 +33,9 @@ class RunError(HotdaskError):
     """A run directory is inconsistent, or a step of a run failed."""
 
 
+class DiskFullError(RunError):
+    """A file could not be written because its file system is full."""
+
+
 class SynthesisError(HotdaskError):
     """One synthesis failed; a library records the reason and goes on."""

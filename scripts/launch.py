@@ -1,6 +1,6 @@
-"""Launch a run on a Dask cluster from a script: connect to a scheduler, or start a cluster on this machine.
+"""Launch a run on a Dask cluster from a script: connect to a scheduler, have Dask start a cluster, or start one here.
 
-python scripts/launch.py SETTINGS.toml [--scheduler tls://host:8786 | --workers N]
+python scripts/launch.py SETTINGS.toml [--scheduler tls://HOST:8786 | --cluster deploy/PLACE/cluster.toml | --workers N]
 """
 
 import argparse
@@ -14,11 +14,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("settings", help="settings of the run (TOML)")
     parser.add_argument("--scheduler", help="address of a running scheduler")
+    parser.add_argument("--cluster", help="cluster that Dask shall start (TOML: kind and arguments)")
+    parser.add_argument("--certificates", help="folder that `hotdask certificates` made")
     parser.add_argument("--workers", type=int, help="workers of a cluster on this machine")
     options = parser.parse_args()
 
     settings = hotdask.load_settings(
-        options.settings, cluster__scheduler=options.scheduler, cluster__workers=options.workers
+        options.settings,
+        cluster__scheduler=options.scheduler,
+        cluster__start=options.cluster,
+        cluster__certificates=options.certificates,
+        cluster__workers=options.workers,
     )
     summary = hotdask.run(settings)
     counts = summary["counts"]

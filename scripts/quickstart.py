@@ -11,8 +11,8 @@ import hotdask
 from hotdask.config import Cluster, make_settings
 from hotdask.errors import HotdaskError
 from hotdask.pipeline.cluster import open_client
-from hotdask.pipeline.execute import REPORT
 from hotdask.pipeline.progress import duration
+from hotdask.pipeline.state import REPORT
 from hotdask.report.page import recovery_table
 from hotdask.simulation import Simulation
 

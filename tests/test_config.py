@@ -239,7 +239,7 @@ class TestFingerprint:
         "changes",
         [
             {"out": "ELSEWHERE"},
-            {"cluster__workers": 7, "cluster__scheduler": "tcp://x:1"},
+            {"cluster__workers": 7, "cluster__scheduler": "tls://x:1"},
             {"cluster__dashboard": "127.0.0.1:0"},
             {"report__spectra": 3, "report__truth": "truth.parquet"},
             {"store__cube": "s3://bucket/cube", "store__catalog": "s3://bucket/cubes"},

@@ -1,28 +1,21 @@
-"""A Dask client: a cluster of this machine, or a scheduler that runs already."""
+"""A Dask client: a cluster of this machine, one that Dask starts elsewhere, or a scheduler that runs already."""
 
+import copy
+import inspect
 import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 
 import dask
-import torch
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Security
 
 from hotdask import config
-from hotdask.errors import RunError
-
-_DASK = {
-    # A worker that dies twice in quick succession must come back, and a run whose workers are all gone must end.
-    "distributed.deploy.lost-worker-timeout": "120s",
-    "distributed.scheduler.no-workers-timeout": "300s",
-    "distributed.scheduler.allowed-failures": 3,
-    # Distributed has workers give memory back after every array; what is asked for again at once costs twice the time.
-    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": 2**28,
-    "distributed.nanny.pre-spawn-environ.MALLOC_MMAP_THRESHOLD_": 2**28,
-}
-
+from hotdask.errors import RunError, SettingsError
+from hotdask.pipeline.certificates import tls_settings
+from hotdask.pipeline.daskconfig import DASK
 
 GPU = "GPU"
 """Resource of a worker, as Dask's own tools for GPUs call it."""
@@ -35,14 +28,20 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _default_workers(device: str) -> int:
+def default_workers(device: str) -> int:
     """One for each core, or for each GPU."""
-    return torch.cuda.device_count() if device == "cuda" else available_cores()
+    if device != "cuda":
+        return available_cores()
+    # Here, because nothing else that opens a client needs it.
+    import torch
+
+    return torch.cuda.device_count()
 
 
 @contextmanager
 def open_client(settings: config.Cluster, echo: Callable[[str], None] = print) -> Iterator[Client]:
-    """Connect to ``settings.scheduler``, or start a cluster on this machine for the time of the block.
+    """Connect to ``settings.scheduler``, or start a cluster for the time of the block: the one that ``settings.start``
+    describes, or one on this machine.
 
     Parameters
     ----------
@@ -52,46 +51,119 @@ def open_client(settings: config.Cluster, echo: Callable[[str], None] = print) -
 
     Raises
     ------
+    SettingsError
+        If sockets would be off loopback without TLS and without ``settings.insecure``, or certificates are missing.
     RunError
-        If the scheduler does not answer.
+        If the scheduler does not answer, or the cluster does not start.
     """
     # Every shuffle announces itself as a warning.
     logging.getLogger("distributed.shuffle").setLevel(logging.ERROR)
-    with dask.config.set(_DASK):
-        if settings.scheduler:
-            try:
-                client = Client(settings.scheduler, timeout="30s", set_as_default=True)
-            except (OSError, ValueError) as error:
-                raise RunError(
-                    f"no scheduler answers at {settings.scheduler} ({error}); check the address, and for tls:// that "
-                    "distributed's TLS settings name your certificates"
-                ) from error
-            with client:
-                try:
-                    client.wait_for_workers(1, timeout=_NO_WORKERS)
-                except TimeoutError as error:
-                    raise RunError(
-                        f"no worker is connected to {settings.scheduler} after {_NO_WORKERS} s; start some with "
-                        f"`dask worker {settings.scheduler}`"
-                    ) from error
-                echo(f"cluster: {settings.scheduler}, dashboard {client.dashboard_link}")
-                yield client
-            return
-        with warnings.catch_warnings():
-            # A taken port is no problem: distributed picks another, and that one is printed.
-            warnings.filterwarnings("ignore", message="Port .* is already in use")
-            try:
-                cluster = LocalCluster(
-                    n_workers=settings.workers or _default_workers(settings.device),
-                    threads_per_worker=1,
-                    processes=True,
-                    host="127.0.0.1",
-                    dashboard_address=settings.dashboard,
-                    memory_limit=settings.memory_limit,
-                    resources={GPU: 1} if settings.device == "cuda" else {},
-                )
-            except (OSError, ValueError, RuntimeError) as error:
-                raise RunError(f"no cluster could be started here ({error}); check the [cluster] settings") from error
-        with cluster, Client(cluster) as client:
-            echo(f"cluster: {len(cluster.workers)} workers on this machine, dashboard {client.dashboard_link}")
+    tls = {} if settings.certificates is None else tls_settings(settings.certificates)
+    with dask.config.set({**DASK, **tls}):
+        if settings.scheduler is not None:
+            opened = _connect(settings, echo)
+        elif settings.start is not None:
+            opened = _start(settings, echo)
+        else:
+            opened = _start_here(settings, echo)
+        with opened as client:
             yield client
+
+
+@contextmanager
+def _connect(settings: config.Cluster, echo: Callable[[str], None]) -> Iterator[Client]:
+    address = settings.scheduler
+    if address.startswith("tls://") and not _has_certificates():
+        raise SettingsError(
+            f"cluster.scheduler = '{address}' needs certificates: give cluster.certificates, the folder that `hotdask "
+            "certificates` made, or let DASK_CONFIG name the distributed.yaml in it"
+        )
+    try:
+        client = Client(address, timeout="30s", set_as_default=True)
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"no scheduler answers at {address} ({error}); check the address, and for tls:// that the scheduler's "
+            "certificates and yours were made by one `hotdask certificates`"
+        ) from error
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=_NO_WORKERS)
+        except TimeoutError as error:
+            raise RunError(
+                f"no worker is connected to {address} after {_NO_WORKERS} s; start some with `dask worker {address}`"
+            ) from error
+        echo(f"cluster: {address}, dashboard {client.dashboard_link}")
+        yield client
+
+
+def _has_certificates() -> bool:
+    """Whether distributed's settings name what a client needs for mutual TLS."""
+    security = Security()
+    return bool(security.tls_ca_file and security.tls_client_cert)
+
+
+@contextmanager
+def _start(settings: config.Cluster, echo: Callable[[str], None]) -> Iterator[Client]:
+    made_of = config.load_start(settings.start)
+    secure = _has_certificates() and Security().require_encryption
+    if not (secure or settings.insecure):
+        raise SettingsError(
+            f"{settings.start}: {made_of.kind} listens on the network, and whoever reaches its scheduler runs code as "
+            "you; make certificates with `hotdask certificates DIR` and give cluster.certificates = 'DIR', or set "
+            "cluster.insecure = true where the network itself keeps others out"
+        )
+    module, _, name = made_of.kind.rpartition(".")
+    try:
+        kind = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise SettingsError(
+            f"{settings.start}: there is no {made_of.kind} here ({error}); check its name, and that its package is "
+            "installed (pip install 'hotdask[ssh]' or 'hotdask[slurm]')"
+        ) from error
+    arguments = copy.deepcopy(made_of.arguments)
+    takes = inspect.signature(kind).parameters
+    if "scheduler_options" in takes:
+        options = arguments.setdefault("scheduler_options", {})
+        dashboard = str(options.setdefault("dashboard_address", settings.dashboard))
+        if not (settings.insecure or config.on_loopback(dashboard)):
+            raise SettingsError(
+                f"{settings.start}: dashboard_address = '{dashboard}' is off loopback, and a dashboard asks nobody who "
+                "they are; leave it out, or set cluster.insecure = true"
+            )
+    if secure and "security" in takes:
+        arguments["security"] = Security()
+    try:
+        cluster = kind(**arguments)
+    # Whatever a class of another package may raise: ssh, a queue that is not there, an argument it does not know.
+    except Exception as error:
+        raise RunError(f"{settings.start}: {made_of.kind} does not start ({type(error).__name__}: {error})") from error
+    with cluster, Client(cluster) as client:
+        echo(f"cluster: {made_of.kind} at {client.scheduler.address}, dashboard {client.dashboard_link}")
+        if not client.scheduler_info()["workers"]:
+            # A queue may take hours.
+            echo("cluster: waiting for the first worker")
+            client.wait_for_workers(1)
+        yield client
+
+
+@contextmanager
+def _start_here(settings: config.Cluster, echo: Callable[[str], None]) -> Iterator[Client]:
+    with warnings.catch_warnings():
+        # A taken port is no problem: distributed picks another, and that one is printed.
+        warnings.filterwarnings("ignore", message="Port .* is already in use")
+        try:
+            cluster = LocalCluster(
+                n_workers=settings.workers or default_workers(settings.device),
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address=settings.dashboard,
+                memory_limit=settings.memory_limit,
+                preload="hotdask.pipeline.signals",
+                resources={GPU: 1} if settings.device == "cuda" else {},
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise RunError(f"no cluster could be started here ({error}); check the [cluster] settings") from error
+    with cluster, Client(cluster) as client:
+        echo(f"cluster: {len(cluster.workers)} workers on this machine, dashboard {client.dashboard_link}")
+        yield client

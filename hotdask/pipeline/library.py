@@ -22,6 +22,7 @@ from hotdask.library.regrid import to_fine
 from hotdask.library.sampling import Sampling, draw_labels
 from hotdask.library.spectra import N_FINE
 from hotdask.pipeline.cluster import open_client
+from hotdask.pipeline.signals import interruptible
 from hotdask.store.library import (
     PART,
     create_library,
@@ -141,10 +142,10 @@ def _make(
     path: Path, left: list[int], settings: config.LibrarySettings, client: Client | None, echo: Callable[[str], None]
 ) -> None:
     # Here, because it brings torch along, which workers that make spectra do not need.
-    from hotdask.pipeline.execute import run_tasks
+    from hotdask.pipeline.tasks import run_tasks
 
     total, made_of = len(library_labels(path)), settings.engine.model_dump_json()
-    with nullcontext(client) if client is not None else open_client(settings.cluster, echo) as own:
+    with interruptible(), nullcontext(client) if client is not None else open_client(settings.cluster, echo) as own:
         run_tasks(
             own,
             "library",
@@ -152,6 +153,7 @@ def _make(
             total=total,
             done=total - sum(min(PART, total - part * PART) for part in left),
             rows=lambda rows: rows,
+            patience=settings.cluster.patience,
         )
 
 

@@ -15,7 +15,8 @@ from hotdask import config
 from hotdask.emulator import Emulator, load_emulator
 from hotdask.errors import RunError
 from hotdask.labels import LSF_NAMES
-from hotdask.pipeline.plan import INPUTS, PLAN, read_group
+from hotdask.pipeline.plan import INPUTS, PLAN, list_batches, read_group
+from hotdask.schema import CUBE as CUBE_VARIABLES
 from hotdask.schema import FITS
 from hotdask.simulation import Simulation, write_visits
 from hotdask.steps.label import Labeler
@@ -28,9 +29,9 @@ from hotdask.store.cube import (
     write_partition,
     write_sidecar,
 )
-from hotdask.store.lamost import read_spectra
+from hotdask.store.lamost import OVERRIDES, read_spectra
 from hotdask.store.receipts import Receipt, hash_files, write_receipt
-from hotdask.store.staging import gather, write_staged
+from hotdask.store.staging import gather, is_staged, write_staged
 from hotdask.timing import Timings, kernel, timings
 
 
@@ -53,7 +54,7 @@ def stage(run: str, part: int, mark: str, classes: tuple[str, ...]) -> Receipt:
     """Read one part of the input files, in input order; rows counts spectra and rejects."""
     with timings() as spent:
         with kernel("list files"):
-            entries = read_group(Path(run, INPUTS), part).drop(columns=["size", "mtime_ns"])
+            entries = read_group(list_batches(run, INPUTS), part).drop(columns=["size", "mtime_ns"])
         with kernel("read files"):
             block, rejects = read_spectra(entries, classes=classes)
         with kernel("write staged"):
@@ -62,17 +63,36 @@ def stage(run: str, part: int, mark: str, classes: tuple[str, ...]) -> Receipt:
 
 
 def ingest(run: str, partition: int, mark: str) -> Receipt:
-    """Gather one partition from staged parts, and write it as one shard of the cube and one part of its sidecar."""
+    """Gather one partition from staged parts, and write it as one shard of the cube and one part of its sidecar.
+
+    Staged parts are gone once the cube was complete: a partition lost later is read from its files again.
+    """
     with timings() as spent:
         with kernel("read plan"):
-            plan = read_group(Path(run, PLAN), partition)
-        with kernel("gather"):
-            arrays = gather(run, plan.pop("staged_part").to_numpy(), plan.pop("staged_index").to_numpy())
+            plan = read_group(list_batches(run, PLAN), partition)
+            parts, indices = plan.pop("staged_part").to_numpy(), plan.pop("staged_index").to_numpy()
+        if is_staged(run, parts):
+            with kernel("gather"):
+                arrays = gather(run, parts, indices)
+        else:
+            with kernel("read files"):
+                arrays = _read_again(plan)
         with kernel("write cube"):
             write_partition(cube_place(run), partition, arrays, plan)
         with kernel("write sidecar"):
             paths = [*partition_files(cube_place(run), partition), write_sidecar(run, partition, plan)]
         return _finish(run, "ingest", partition, mark, len(plan), paths, spent)
+
+
+def _read_again(plan: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Pixels of a partition's spectra from their files; what the plan says of them holds, whatever the header says."""
+    block, rejects = read_spectra(plan[["path", *OVERRIDES]])
+    if len(rejects):
+        reject = rejects.iloc[0]
+        raise RunError(
+            f"{reject['path']}: could be read when the run began, now it cannot ({reject['detail']}); put it back"
+        )
+    return {v.name: getattr(block, v.name) for v in CUBE_VARIABLES}
 
 
 @functools.lru_cache(maxsize=1)

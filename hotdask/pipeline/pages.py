@@ -9,13 +9,14 @@ from hotdask import config, windows
 from hotdask.flags import Flag
 from hotdask.labels import LABEL_NAMES, LSF_NAMES
 from hotdask.pipeline.maps import make_labeler, one_thread
+from hotdask.pipeline.plan import read_rejects
 from hotdask.report.page import SpectrumView, build_report
 from hotdask.schema import CATALOG
 from hotdask.store.atomic import write_text
 from hotdask.store.catalog import FITS_FOLDER, read_catalog, read_fits_part
 from hotdask.store.cube import cube_place, read_partition
 from hotdask.store.lamost import REASONS
-from hotdask.store.parquet import list_parts, read_table
+from hotdask.store.parquet import list_parts
 
 
 def choose_spectra(catalog: pd.DataFrame, n: int) -> pd.DataFrame:
@@ -89,7 +90,7 @@ def write_report(run: str, settings: config.Settings, identity: str, summary: di
     }
     page = build_report(
         catalog=catalog,
-        rejects=read_table(folder / "rejects.parquet").to_pandas(),
+        rejects=read_rejects(folder),
         provenance=provenance,
         spectra=spectrum_views(run, settings, identity, chosen),
         truth=truth,

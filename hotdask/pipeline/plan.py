@@ -1,9 +1,16 @@
-"""What a run will do: which spectra, in which order, in which partition; and whether it may go on where it was."""
+"""What a run will do: which spectra, in which order, in which partition; and whether it may go on where it was.
+
+A run grows by batches: the files it began with, and those that later commands found besides. Each batch has a file of
+its own in ``RUN/inputs``, ``RUN/plan`` and ``RUN/rejects``; row groups of the first two are staged parts and partitions
+of the cube, numbered through all batches.
+"""
 
 import hashlib
 import json
 import re
 import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +24,11 @@ from hotdask import config
 from hotdask.errors import RunError, SettingsError
 from hotdask.schema import FORMAT_VERSION
 from hotdask.store.atomic import atomic_path, write_text
+from hotdask.store.cube import n_partitions
 from hotdask.store.inputs import input_signature
 from hotdask.store.parquet import read_table
 
-INPUTS, PLAN = "inputs.parquet", "plan.parquet"
+INPUTS, PLAN, REJECTED = "inputs", "plan", "rejects"
 _SKY = HEALPix(nside=4096, order="nested")
 
 
@@ -30,16 +38,85 @@ def fingerprint(*parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def write_grouped(path: Path, frame: pd.DataFrame, rows: int) -> None:
-    """Parquet with one row group per ``rows`` rows: a task reads its own group and nothing else."""
-    with atomic_path(path) as partial:
-        pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), partial, row_group_size=rows)
+@dataclass(frozen=True)
+class Batch:
+    """Files that came to a run together.
+
+    Parameters
+    ----------
+    number : int
+        From 0.
+    files : int
+        How many files.
+    first : int
+        Its first staged part.
+    parts : int
+        How many staged parts.
+    inputs : str
+        Hash of what it reads.
+    """
+
+    number: int
+    files: int
+    first: int
+    parts: int
+    inputs: str
 
 
-def read_group(path: str | Path, group: int) -> pd.DataFrame:
-    """One row group of a file written by `write_grouped`."""
-    with pq.ParquetFile(path) as file:
-        return file.read_row_group(group).to_pandas()
+def batch_path(run: str | Path, table: str, batch: int) -> Path:
+    """Where a batch's table (`INPUTS`, `PLAN` or `REJECTED`) lies.
+
+    Examples
+    --------
+    >>> batch_path("RUN", PLAN, 1).as_posix()
+    'RUN/plan/batch-0001.parquet'
+    """
+    return Path(run, table, f"batch-{batch:04d}.parquet")
+
+
+def list_batches(run: str | Path, table: str) -> list[Path]:
+    """A table's files, in the order of the batches."""
+    return sorted(Path(run, table).glob("batch-*.parquet"))
+
+
+def write_grouped(path: Path, frame: pd.DataFrame, sizes: Iterable[int]) -> None:
+    """Parquet with a row group for each of ``sizes``: a task reads its own group and nothing else."""
+    table, start = pa.Table.from_pandas(frame, preserve_index=False), 0
+    with atomic_path(path) as partial, pq.ParquetWriter(partial, table.schema) as writer:
+        for size in sizes:
+            writer.write_table(table.slice(start, size), row_group_size=size)
+            start += size
+
+
+def read_group(paths: str | Path | Iterable[str | Path], group: int, columns: list[str] | None = None) -> pd.DataFrame:
+    """One row group, counted through files written by `write_grouped`.
+
+    Raises
+    ------
+    RunError
+        If a file is damaged, or there is no such group.
+    """
+    before = 0
+    for path in [paths] if isinstance(paths, str | Path) else paths:
+        try:
+            with pq.ParquetFile(path) as file:
+                if group - before < file.num_row_groups:
+                    return file.read_row_group(group - before, columns=columns).to_pandas()
+                before += file.num_row_groups
+        except (OSError, pa.ArrowException) as error:
+            raise RunError(f"{path}: the file is damaged ({error}); run the command again") from error
+    raise RunError(f"no row group {group}: there are {before}; run the command again")
+
+
+def split(n: int, size: int) -> list[int]:
+    """Rows of each group when ``n`` rows are put in groups of ``size``.
+
+    Examples
+    --------
+    >>> split(70, 32)
+    [32, 32, 6]
+    """
+    return [min(size, n - start) for start in range(0, n, size)]
 
 
 def check_settings(run: Path, settings: config.Settings) -> None:
@@ -68,38 +145,95 @@ def check_settings(run: Path, settings: config.Settings) -> None:
     write_text(path, config.dump_settings(settings))
 
 
-def check_inputs(run: Path, entries: pd.DataFrame, rows: int, *, fixed: bool = True) -> str:
-    """Write the input files of a new run, or see that they are those it began with; returns their hash.
+def check_inputs(run: Path, entries: pd.DataFrame, size: int, *, planned: int) -> list[Batch]:
+    """See that the files of planned batches are as they were, and make those that came since a batch of its own.
 
-    As long as they are not ``fixed`` (nothing is ingested yet), others may replace them: a run that stopped for bad
-    inputs goes on once they are corrected.
+    A batch that is not planned yet (nothing of it is in the cube) is what the inputs are now: a run that stopped for
+    bad inputs goes on once they are corrected.
+
+    Parameters
+    ----------
+    run : pathlib.Path
+        Folder of the run.
+    entries : pandas.DataFrame
+        As `hotdask.store.inputs.list_inputs` gives it.
+    size : int
+        Files of a staged part.
+    planned : int
+        How many batches are planned.
+
+    Returns
+    -------
+    list of Batch
 
     Raises
     ------
     RunError
-        If files came, went or changed since the run began.
+        If files of a planned batch went or changed.
     """
     now = entries.merge(input_signature(entries), on="path")
-    path = run / INPUTS
-    if path.exists() and fixed:
-        before = read_table(path).to_pandas()
-        old, new = before.set_index("path"), now.set_index("path")
-        gone, come = old.index.difference(new.index), new.index.difference(old.index)
-        both = old.index.intersection(new.index)
-        columns = [c for c in old.columns if c in new.columns]
-        same = (old.loc[both, columns] == new.loc[both, columns]) | (
-            old.loc[both, columns].isna() & new.loc[both, columns].isna()
+    paths = [batch_path(run, INPUTS, number) for number in range(planned)]
+    before = [read_table(path).to_pandas() for path in paths]
+    known = pd.concat(before, ignore_index=True) if before else now.iloc[:0]
+    _check_known(run, known, now)
+    new = now[~now["path"].isin(known["path"])]
+    for leftover in list_batches(run, INPUTS)[planned:]:
+        leftover.unlink()
+    if len(new):
+        path = batch_path(run, INPUTS, planned)
+        write_grouped(path, new, split(len(new), size))
+        # As the next command will see it: types may change on the way through a file.
+        before.append(read_table(path).to_pandas())
+    return _as_batches(before, size)
+
+
+def read_batches(run: str | Path, size: int) -> list[Batch]:
+    """The batches of a run, as the last command found them."""
+    return _as_batches([read_table(path).to_pandas() for path in list_batches(run, INPUTS)], size)
+
+
+def _as_batches(frames: list[pd.DataFrame], size: int) -> list[Batch]:
+    batches: list[Batch] = []
+    for number, frame in enumerate(frames):
+        parts = n_partitions(len(frame), size)
+        batches.append(Batch(number, len(frame), sum(b.parts for b in batches), parts, _hash(frame)))
+    return batches
+
+
+def _check_known(run: Path, known: pd.DataFrame, now: pd.DataFrame) -> None:
+    old, new = known.set_index("path"), now.set_index("path")
+    gone, both = old.index.difference(new.index), old.index.intersection(new.index)
+    columns = [c for c in old.columns if c in new.columns]
+    same = (old.loc[both, columns] == new.loc[both, columns]) | (
+        old.loc[both, columns].isna() & new.loc[both, columns].isna()
+    )
+    changed = both[~same.all(axis=1).to_numpy()]
+    if len(gone) or len(changed) or list(known.columns) != list(now.columns):
+        example = next(iter([*changed, *gone]), "the columns of the input table")
+        raise RunError(
+            f"{run}: inputs are not those the run began with: {len(gone)} went, {len(changed)} changed "
+            f"(e.g. {example}); put them back, or use another --out for the new inputs (more files may be added)"
         )
-        changed = both[~same.all(axis=1).to_numpy()]
-        if len(gone) or len(come) or len(changed) or list(before.columns) != list(now.columns):
-            example = next(iter([*changed, *gone, *come]), "the columns of the input table")
-            raise RunError(
-                f"{run}: inputs are not those the run began with: {len(come)} came, {len(gone)} went, "
-                f"{len(changed)} changed (e.g. {example}); use another --out for the new inputs"
-            )
-    else:
-        write_grouped(path, now, rows)
-    return hashlib.sha256(pd.util.hash_pandas_object(now, index=False).to_numpy().tobytes()).hexdigest()[:16]
+
+
+def _hash(frame: pd.DataFrame) -> str:
+    return hashlib.sha256(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes()).hexdigest()[:16]
+
+
+def drop_known(meta: pd.DataFrame, known: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Drop exposures that earlier batches hold; parameters and results as in `drop_duplicates`.
+
+    ``known`` has the columns specid, obsid and path. What is in the cube stays there, even where the new file is of a
+    newer release.
+    """
+    by_specid = dict(zip(known["specid"], known["path"], strict=True))
+    by_obsid = {obsid: path for obsid, path in zip(known["obsid"], known["path"], strict=True) if obsid >= 0}
+    found = [by_specid.get(s, by_obsid.get(o)) for s, o in zip(meta["specid"], meta["obsid"], strict=True)]
+    holder = pd.Series(found, index=meta.index, dtype=object)
+    lost = meta[holder.notna()]
+    detail = "the same exposure as " + holder[lost.index].astype("str") + ", which is in the cube already"
+    rejects = lost[["path", "fitsname", "specid"]].assign(reason="duplicate", detail=detail)
+    return meta[holder.isna()], rejects
 
 
 def drop_duplicates(meta: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -137,3 +271,11 @@ def sky_order(meta: pd.DataFrame) -> np.ndarray:
     """
     cell = _SKY.lonlat_to_healpix(meta["ra"].to_numpy() * u.deg, meta["dec"].to_numpy() * u.deg)
     return np.lexsort((meta["specid"].to_numpy(), meta["dec"].to_numpy(), meta["ra"].to_numpy(), cell))
+
+
+def read_rejects(folder: str | Path) -> pd.DataFrame:
+    """The rejected files of a run, `hotdask.schema.REJECTS`, batch by batch."""
+    paths = list_batches(folder, REJECTED)
+    if not paths:
+        raise RunError(f"{folder}: no file was read yet; run the ingest first")
+    return pd.concat([read_table(path).to_pandas() for path in paths], ignore_index=True)

@@ -2,52 +2,80 @@
 
 from pathlib import Path
 
-from hotdask.config import SETTINGS, load_settings
-from hotdask.errors import RunError
-from hotdask.pipeline.execute import STEPS, SUMMARY, read_summary
-from hotdask.pipeline.plan import INPUTS, PLAN
+from hotdask.pipeline.plan import PLAN, list_batches, read_rejects
 from hotdask.pipeline.progress import duration
-from hotdask.store.cube import n_partitions
-from hotdask.store.parquet import count_rows
-from hotdask.store.receipts import list_receipts
+from hotdask.pipeline.state import STEPS, State, open_state
+from hotdask.store.receipts import check_receipt, list_receipts
+
+_SHOWN = 5
 
 
 def status(folder: str | Path) -> str:
-    """What is done and what is left of a run, in a few lines.
+    """What is done and what is left of a run, how fast it went, and what would be done again, in a few lines.
+
+    Looks at receipts, not into the files they name; `verify` does.
 
     Raises
     ------
     RunError
         If the folder is not that of a run.
     """
-    folder = Path(folder)
-    if not (folder / SETTINGS).exists() or not (folder / INPUTS).exists():
-        raise RunError(f"{folder} holds no run (no {SETTINGS}); give the --out folder of `hotdask run`")
-    size = load_settings(folder / SETTINGS).cube.partition_size
-    summary = read_summary(folder) or {"counts": {}, "seconds": {}, "done": {}}
-    n_file = count_rows(folder / INPUTS)
-    planned = folder / PLAN
-    n_spectrum = count_rows(planned) if planned.exists() else None
-    lines = [f"{folder}: {n_file} files"]
-    if "spectra" in summary["counts"]:
-        lines[0] += f", {summary['counts']['spectra']} spectra, {summary['counts']['rejects']} rejected"
+    state = open_state(folder)
+    folder, summary = state.folder, state.summary
+    planned = len(list_batches(folder, PLAN)) == len(state.batches)
+    lines = [f"{folder}: {state.n_input} files"]
+    if len(state.batches) > 1:
+        lines[0] += f" in {len(state.batches)} batches"
+    if planned:
+        rejects = read_rejects(folder)
+        lines[0] += f", {state.layout.n_spectrum} spectra, {len(rejects)} rejected"
+        if len(rejects):
+            reasons = rejects["reason"].value_counts()
+            lines[0] += " (" + ", ".join(f"{n} {reason}" for reason, n in sorted(reasons.items())) + ")"
+    again: list[str] = []
     for step in STEPS:
-        if step in summary["done"]:
-            seconds = summary["seconds"].get(step)
-            took = "" if seconds is None else f" in {duration(seconds)}"
-            lines.append(f"  {step:<8} done{took}")
-        elif step == "ingest" and n_spectrum is None:
+        mark = summary["done"].get(step)
+        if step in ("ingest", "fit") and planned:
+            lines.append(f"  {step:<8} {_partitions(state, step, again)}")
+        elif mark == state.marks[step]:
+            lines.append(f"  {step:<8} done{_took(summary, step)}")
+        elif mark is not None:
+            lines.append(f"  {step:<8} of an earlier state, would be done again")
+        elif step == "ingest":
             done = sum(r.rows for r in list_receipts(folder, "stage").values())
-            lines.append(f"  {step:<8} {done} of {n_file} files read")
-        elif step in ("ingest", "fit") and n_spectrum is not None:
-            receipts = list_receipts(folder, step)
-            done = sum(r.rows for r in receipts.values())
-            n = n_partitions(n_spectrum, size)
-            lines.append(f"  {step:<8} {done} of {n_spectrum} spectra, {len(receipts)} of {n} partitions")
+            lines.append(f"  {step:<8} {done} of {state.n_input} files read")
         else:
             lines.append(f"  {step:<8} not yet")
-    if "report" not in summary["done"]:
+    if again:
+        lines += ["would be done again:", *(f"  {line}" for line in again[:_SHOWN])]
+        if len(again) > _SHOWN:
+            lines.append(f"  and {len(again) - _SHOWN} more")
+    if again or any(summary["done"].get(step) != state.marks[step] for step in STEPS):
         lines.append(f"go on with: hotdask run {folder}")
     elif "total" in summary["seconds"]:
-        lines.append(f"last command took {duration(summary['seconds']['total'])}; see {folder / SUMMARY}")
+        lines.append(f"last command took {duration(summary['seconds']['total'])}; see {folder / 'run.json'}")
     return "\n".join(lines)
+
+
+def _took(summary: dict, step: str) -> str:
+    seconds = summary["seconds"].get(step)
+    return "" if seconds is None else f" in {duration(seconds)}"
+
+
+def _partitions(state: State, step: str, again: list[str]) -> str:
+    """Partitions done and left, and their rate; adds to ``again`` why one would be done again."""
+    counts, receipts, good = state.layout.counts, list_receipts(state.folder, step), []
+    for partition in range(len(counts)):
+        receipt = receipts.get(partition)
+        if receipt is not None:
+            problem = check_receipt(state.folder, receipt, state.mark(step, partition), content=False)
+            if problem is None:
+                good.append(receipt)
+            else:
+                again.append(problem)
+    spectra, seconds = sum(r.rows for r in good), sum(r.extra.get("seconds", 0.0) for r in good)
+    rate = f", {spectra / seconds:.0f} spectra/s a worker" if seconds else ""
+    if len(good) == len(counts):
+        return f"done{_took(state.summary, step)}{rate}"
+    left = len(counts) - len(good)
+    return f"{spectra} of {sum(counts)} spectra, {len(good)} of {len(counts)} partitions, {left} left{rate}"

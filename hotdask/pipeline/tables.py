@@ -20,7 +20,7 @@ from hotdask.steps.polynomial import assign_cells
 from hotdask.steps.repeats import assign_stars, make_pairs
 from hotdask.steps.scale import ErrorScale, fit_error_scale, pull_statistics
 from hotdask.store.catalog import FITS_FOLDER, publish_catalog, read_fits_part, write_catalog_part
-from hotdask.store.cube import n_partitions, read_sidecar
+from hotdask.store.cube import Layout, read_sidecar
 from hotdask.store.parquet import part_path
 
 STARS = "stars.parquet"
@@ -30,7 +30,7 @@ _ERRORS = [f"{name}_err" for name in LABEL_NAMES]
 
 
 def build_catalog(
-    run: str | Path, settings: config.Settings, n_spectrum: int, provenance: Mapping, extra: tuple[str, ...]
+    run: str | Path, settings: config.Settings, layout: Layout, provenance: Mapping, extra: tuple[str, ...]
 ) -> dict:
     """Make and publish the catalog of a run whose fits are complete, on the current Dask client.
 
@@ -38,8 +38,8 @@ def build_catalog(
     ----------
     run : path
     settings : hotdask.config.Settings
-    n_spectrum : int
-        Rows of the cube; the catalog gets as many.
+    layout : hotdask.store.cube.Layout
+        Partitions of the cube; the catalog gets as many rows as they hold.
     provenance : mapping
         Goes into the metadata of every part.
     extra : tuple of str
@@ -54,11 +54,10 @@ def build_catalog(
     ----------
     Xiang et al. 2022, §4.5 (merge), §4.6 (errors), §5.2 (chi2ratio), §5.6 (catalog).
     """
-    size = settings.cube.partition_size
-    parts = range(n_partitions(n_spectrum, size))
+    parts = range(len(layout.counts))
     # A shuffle costs the square of its partitions, so those of the cube are put together before, not after.
     groups = np.array_split(parts, min(len(parts), settings.catalog.max_files))
-    n_star = find_stars(run, groups, size, settings.catalog.match_radius)
+    n_star = find_stars(run, groups, layout.counts, settings.catalog.match_radius)
     sample = read_sidecar(run, 0)[list(extra)].iloc[:0]
     meta = pd.concat([empty_frame(_MERGED), sample], axis=1).assign(repeated=np.empty(0, dtype=bool))
     merged = dd.from_map(_read_together, groups, read=read_merged, run=str(run), extra=extra, meta=meta, label="merge")
@@ -72,7 +71,7 @@ def build_catalog(
         pieces = catalog.to_delayed()
         dask.compute(*(dask.delayed(_write_part)(p, i, folder, provenance, extra) for i, p in enumerate(pieces)))
 
-    published = publish_catalog(run, write, provenance, rows=n_spectrum)
+    published = publish_catalog(run, write, provenance, rows=layout.n_spectrum)
     return {
         "version": published.version,
         "rows": published.rows,
@@ -87,11 +86,11 @@ def _read_together(group: Iterable[int], *, read: Callable[..., pd.DataFrame], *
     return pd.concat([read(int(partition), **options) for partition in group], ignore_index=True)
 
 
-def find_stars(run: str | Path, groups: Iterable[Iterable[int]], size: int, radius: float) -> int:
+def find_stars(run: str | Path, groups: Iterable[Iterable[int]], counts: Iterable[int], radius: float) -> int:
     """Group all spectra of a survey into stars by position, across partitions; writes ``RUN/stars.parquet``.
 
-    Each of ``groups`` holds the partitions that one task reads. Five short columns of the whole survey are held at
-    once: 100 bytes a spectrum.
+    Each of ``groups`` holds the partitions that one task reads, ``counts`` the rows of each partition. Five short
+    columns of the whole survey are held at once: 100 bytes a spectrum.
     """
     columns = ["specid", "ra", "dec", "snr_g"]
     meta = empty_frame(tuple(c for c in SPECTRA if c.name in columns))[columns]
@@ -100,7 +99,7 @@ def find_stars(run: str | Path, groups: Iterable[Iterable[int]], size: int, radi
     spectra = spectra.compute().reset_index(drop=True)
     stars = assign_stars(spectra["ra"], spectra["dec"], spectra["snr_g"], spectra["specid"], radius=radius)
     stars["repeated"] = stars.groupby("star_id")["star_id"].transform("size") > 1
-    write_grouped(Path(run, STARS), stars, size)
+    write_grouped(Path(run, STARS), stars, counts)
     return int(stars["star_id"].nunique())
 
 

@@ -24,6 +24,9 @@ from hotdask.timing import kernel
 _ROWS = 128
 """Spectra per matrix product, always this many; see `hotdask.steps.compress.rows_at_once`."""
 
+_AT_ONCE = 512
+"""Spectra labeled together, each with 0.25 MB of intermediate arrays; more are hardly faster."""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -237,6 +240,16 @@ class Labeler:
         ----------
         Xiang et al. 2022, §2 and §4.3-4.5.
         """
+        starts = range(0, max(len(flux), 1), _AT_ONCE)
+        pieces = [
+            self._label(*(None if a is None else a[start : start + _AT_ONCE] for a in (flux, ivar, rv, lsf)))
+            for start in starts
+        ]
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def _label(
+        self, flux: np.ndarray, ivar: np.ndarray, rv: np.ndarray, lsf: np.ndarray | None
+    ) -> dict[str, np.ndarray]:
         prepared = self.prepare(flux, ivar, rv, lsf)
         everything, masked, refitted = fit_both(prepared.block, prepared.starts)
         if self._refiner is not None:

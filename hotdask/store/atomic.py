@@ -5,22 +5,19 @@ change a file system makes at once, so a reader, a killed writer or a second wri
 file. On an object store the one change made at once is the writing of an object.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from uuid import uuid4
 
-from hotdask.errors import RunError
+from hotdask.errors import DiskFullError, RunError
 from hotdask.store.places import is_url, place
 
 PARTIAL = ".partial"
 """How the hidden name of something unfinished ends."""
-
-
-_EXISTS = "{} exists already; remove it or choose another folder"
 
 
 def _partial(final: Path) -> Path:
@@ -46,6 +43,20 @@ def sync_tree(folder: str | Path) -> None:
 
 
 @contextmanager
+def _room(final: Path) -> Iterator[None]:
+    """Say of a full disk which folder is on it, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFullError(
+            f"{final.parent}: no room on the disk for {final.name} ({os.strerror(error.errno)}); make room, and run "
+            "the same command again"
+        ) from error
+
+
+@contextmanager
 def atomic_path(final: str | Path) -> Iterator[Path]:
     """Write a file under a hidden name; it takes its own name when the block ends well.
 
@@ -59,6 +70,11 @@ def atomic_path(final: str | Path) -> Iterator[Path]:
     pathlib.Path
         Where to write, in the same folder. If the block raises, it is removed and ``final`` stays as it was.
 
+    Raises
+    ------
+    DiskFullError
+        If the disk is full.
+
     Examples
     --------
     >>> from tempfile import TemporaryDirectory
@@ -70,16 +86,17 @@ def atomic_path(final: str | Path) -> Iterator[Path]:
     (False, 'whole')
     """
     final = Path(final)
-    final.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(final)
-    try:
-        yield partial
-        sync(partial)
-        os.replace(partial, final)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    sync(final.parent)
+    with _room(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            sync(partial)
+            os.replace(partial, final)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        sync(final.parent)
 
 
 @contextmanager
@@ -88,54 +105,39 @@ def atomic_folder(final: str | Path) -> Iterator[Path]:
 
     Parameters
     ----------
-    final : path or URL
-        Where the folder shall be. Below a URL, what lies at the top of the folder is written last: as long as nothing
-        does, the folder counts as absent.
+    final : path
+        Where the folder shall be.
 
     Yields
     ------
     pathlib.Path
-        An empty folder to fill, on this machine. If the block raises, it is removed.
+        An empty folder to fill. If the block raises, it is removed.
 
     Raises
     ------
     FileExistsError
         If ``final`` is there already and not empty; it is left alone.
+    DiskFullError
+        If the disk is full.
     """
-    if is_url(final):
-        with TemporaryDirectory() as partial:
-            yield Path(partial)
-            _upload(Path(partial), place(final))
-        return
     final = Path(final)
-    final.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(final)
-    partial.mkdir()
-    try:
-        yield partial
-        sync_tree(partial)
+    with _room(final):
+        final.parent.mkdir(parents=True, exist_ok=True)
+        partial.mkdir()
         try:
-            os.rename(partial, final)
-        except OSError as error:
-            if final.exists():
-                raise FileExistsError(_EXISTS.format(final)) from error
+            yield partial
+            sync_tree(partial)
+            try:
+                os.rename(partial, final)
+            except OSError as error:
+                if final.exists():
+                    raise FileExistsError(f"{final} exists already; remove it or choose another folder") from error
+                raise
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
             raise
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    sync(final.parent)
-
-
-def _upload(folder: Path, final: Path) -> None:
-    if _at_top(final):
-        raise FileExistsError(_EXISTS.format(final))
-    files = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-    for path in sorted(files, key=lambda path: (len(path.parts) == 1, path)):
-        write_bytes(final / path.as_posix(), (folder / path).read_bytes())
-
-
-def _at_top(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.is_file()] if folder.exists() else []
+        sync(final.parent)
 
 
 def write_bytes(final: str | Path, data: bytes) -> None:
@@ -185,23 +187,53 @@ def publish_link(link: str | Path, target: str | Path) -> None:
 
 
 def remove_folder(folder: str | Path) -> None:
-    """Remove a folder: first its name at once, then what it held. A folder that is not there is no error."""
+    """Remove a folder: first its name at once, then what it held. A folder that is not there is no error.
+
+    Below a URL, where nothing has a name apart from what it holds, objects go one by one.
+    """
     if is_url(folder):
         there = place(folder)
         with suppress(FileNotFoundError):
-            for path in _at_top(there):
-                path.unlink()
             there.fs.rm(there.path, recursive=True)
         return
     folder = Path(folder)
+    if folder.is_symlink():
+        # What it points at is not ours to remove.
+        folder.unlink()
+        return
     partial = _partial(folder)
     with suppress(FileNotFoundError):
         os.rename(folder, partial)
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def check_links(root: str | Path) -> None:
+    """See that what is written below a folder stays below it.
+
+    Parameters
+    ----------
+    root : path
+        The folder of a run; it may be a link itself. Its entries and theirs are looked at, which is as deep as folders
+        with names of their own go.
+
+    Raises
+    ------
+    RunError
+        If a link leads out of it.
+    """
+    real = Path(root).resolve()
+    for path in (*real.glob("*"), *real.glob("*/*")):
+        if path.is_symlink() and not path.resolve().is_relative_to(real):
+            raise RunError(
+                f"{path} is a link to {os.readlink(path)}, out of the run's folder, where nothing may be written; put "
+                "what it stands for in its place, or to have the run on another disk make its whole folder the link"
+            )
+
+
 def clear_leftovers(root: str | Path) -> int:
-    """Remove what killed writers left below ``root``; only for when no writer is at work there.
+    """Remove what killed writers left below ``root``.
+
+    A writer still at work there fails at its last step, the renaming, and leaves nothing.
 
     Returns
     -------

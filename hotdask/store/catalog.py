@@ -248,10 +248,17 @@ def catalog_folder(run: str | Path) -> Path:
     RunError
         If nothing is published yet.
     """
-    return _shown(run).folder
+    return shown_catalog(run).folder
 
 
-def _shown(run: str | Path) -> Shown:
+def shown_catalog(run: str | Path) -> Shown:
+    """The catalog version shown now, and the parts it consists of.
+
+    Raises
+    ------
+    RunError
+        If nothing is published yet.
+    """
     shown = catalog_versions(run).shown()
     if shown is None:
         raise RunError(
@@ -287,7 +294,7 @@ def read_catalog(run: str | Path, *, columns: Sequence[str] | None = None, filte
     RunError
         If nothing is published yet.
     """
-    located = [key_and_files(part) for part in _shown(run).parts]
+    located = [key_and_files(part) for part in shown_catalog(run).parts]
     keys, files = [key for key, _ in located], located[0][1]
     columns = None if columns is None else list(columns)
     return pq.read_table(keys, columns=columns, filters=filters, filesystem=files).to_pandas()
@@ -295,4 +302,4 @@ def read_catalog(run: str | Path, *, columns: Sequence[str] | None = None, filte
 
 def read_provenance(run: str | Path) -> dict:
     """Provenance of the published catalog."""
-    return json.loads(read_schema(_shown(run).parts[0]).metadata[PROVENANCE])
+    return json.loads(read_schema(shown_catalog(run).parts[0]).metadata[PROVENANCE])

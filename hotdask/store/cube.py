@@ -11,7 +11,8 @@ Strings do not live in the cube but in its sidecar, one Parquet file a partition
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ from hotdask.schema import (
     Variable,
     to_table,
 )
-from hotdask.store.atomic import atomic_folder, write_bytes
+from hotdask.store.atomic import write_bytes
 from hotdask.store.parquet import part_path, read_table, to_frame, write_table
 from hotdask.store.places import is_url, place, read_bytes, run_places, stamp, zarr_store
 from hotdask.windows import N_OBSERVED, observed_wavelength
@@ -44,7 +45,7 @@ INNER_ROWS = 128
 FOLDER, SIDECAR = "spectra.zarr", "spectra"
 
 _VARIABLES = (*CUBE, *CUBE_COORDINATES)
-_ATTRIBUTE_VERSION, _ATTRIBUTE_SIZE = "hotdask_format_version", "partition_size"
+_ATTRIBUTE_VERSION, _ATTRIBUTE_SIZE, _ATTRIBUTE_BATCHES = "hotdask_format_version", "partition_size", "batches"
 
 
 def _compressors() -> list:
@@ -78,29 +79,71 @@ def n_partitions(n_spectrum: int, partition_size: int) -> int:
     return -(-n_spectrum // partition_size)
 
 
-def partition_bounds(n_spectrum: int, partition_size: int, partition: int) -> tuple[int, int]:
-    """First row of a partition and the row after its last.
+@dataclass(frozen=True)
+class Layout:
+    """Which rows of a cube belong to which partition.
 
-    Raises
-    ------
-    RunError
-        If there is no such partition.
+    A survey grows by batches. Each begins with a partition of its own, so that no shard is ever written twice; rows
+    that the last partition of an earlier batch does not fill are never written.
+
+    Parameters
+    ----------
+    partition_size : int
+        Rows of a partition = of a shard. Partition p begins at row ``p * partition_size``.
+    batches : tuple of int
+        Spectra of each batch.
 
     Examples
     --------
-    >>> partition_bounds(2049, 1024, 2)
-    (2048, 2049)
+    >>> layout = Layout(1024, (2049, 10))
+    >>> layout.counts, layout.n_spectrum, layout.n_row, layout.bounds(3)
+    ((1024, 1024, 1, 10), 2059, 3082, (3072, 3082))
     """
-    count = n_partitions(n_spectrum, partition_size)
-    if not 0 <= partition < count:
-        raise RunError(f"no partition {partition}: the cube has {count}, numbered from 0")
-    start = partition * partition_size
-    return start, min(start + partition_size, n_spectrum)
+
+    partition_size: int
+    batches: tuple[int, ...]
+
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """Spectra of each partition."""
+        size = self.partition_size
+        return tuple(min(size, n - start) for n in self.batches for start in range(0, n, size))
+
+    @property
+    def n_spectrum(self) -> int:
+        """Spectra in all."""
+        return sum(self.batches)
+
+    @property
+    def n_row(self) -> int:
+        """Rows of the cube, with those between batches that hold nothing."""
+        return (len(self.counts) - 1) * self.partition_size + self.counts[-1] if self.counts else 0
+
+    def first(self, batch: int) -> int:
+        """First partition of a batch."""
+        return sum(n_partitions(n, self.partition_size) for n in self.batches[:batch])
+
+    def bounds(self, partition: int) -> tuple[int, int]:
+        """First row of a partition and the row after its last.
+
+        Raises
+        ------
+        RunError
+            If there is no such partition.
+        """
+        if not 0 <= partition < len(self.counts):
+            raise RunError(f"no partition {partition}: the cube has {len(self.counts)}, numbered from 0")
+        start = partition * self.partition_size
+        return start, start + self.counts[partition]
+
+    def rows(self) -> np.ndarray:
+        """Rows that hold a spectrum, (n_spectrum,) int64."""
+        return np.concatenate([np.arange(*self.bounds(p)) for p in range(len(self.counts))] or [np.empty(0, np.int64)])
 
 
-def _describe(group: zarr.Group, n_spectrum: int, partition_size: int) -> None:
+def _describe(group: zarr.Group, n_row: int, partition_size: int) -> None:
     # Straight to Zarr: a template through xarray must be a Dask graph, and Dask copies an array of 18 GB to make one.
-    shape = {SPECTRUM: n_spectrum, WAVELENGTH: N_OBSERVED}
+    shape = {SPECTRUM: n_row, WAVELENGTH: N_OBSERVED}
     chunk, shard = (_inner_rows(partition_size), N_OBSERVED), (partition_size, N_OBSERVED)
     for v in _VARIABLES:
         flat = len(v.dims) == 1
@@ -137,62 +180,72 @@ def cube_place(run: str | Path) -> Path:
     return place(run_places(run).cube or Path(run, FOLDER))
 
 
-def create_cube(path: str | Path, n_spectrum: int, *, partition_size: int) -> None:
-    """Make an empty cube: metadata and the wavelengths, no spectrum.
+def create_cube(path: str | Path, layout: Layout) -> None:
+    """Make an empty cube, metadata and the wavelengths but no spectrum; or make room for more batches in one.
+
+    Spectra already in it stay as they are.
 
     Parameters
     ----------
     path : path or URL
-        Where; appears whole or not at all. If the same cube is there already, nothing happens.
-    n_spectrum : int
-        Rows.
-    partition_size : int
-        Rows of a partition = of a shard.
+        Where. Until its last file, ``zarr.json``, is written, there is no cube, or the one before.
+    layout : Layout
 
     Raises
     ------
     RunError
-        If there are no rows, or another cube is there already.
+        If there are no rows, or the cube that is there holds other batches.
     """
-    if n_spectrum < 1:
-        raise RunError(f"{path}: a cube of {n_spectrum} spectra cannot be made; look into the rejects table")
-    try:
-        with atomic_folder(path) as partial:
-            attributes = {
-                "title": "spectra of a hotdask run",
-                _ATTRIBUTE_VERSION: FORMAT_VERSION,
-                _ATTRIBUTE_SIZE: partition_size,
-                # How xarray tells coordinates from data.
-                "coordinates": " ".join(v.name for v in CUBE_COORDINATES),
-            }
-            group = zarr.create_group(partial, zarr_format=3, attributes=attributes)
-            _describe(group, n_spectrum, partition_size)
-    except FileExistsError as error:
-        found = _layout(path)
-        if found != (n_spectrum, partition_size):
+    path = place(path)
+    if layout.n_spectrum < 1:
+        raise RunError(f"{path}: a cube of 0 spectra cannot be made; look into the rejects table")
+    if (path / "zarr.json").exists():
+        found = read_layout(path)
+        if (found.partition_size, found.batches) != (layout.partition_size, layout.batches[: len(found.batches)]):
             raise RunError(
-                f"{path}: there is a cube already, of {found[0]} spectra in partitions of {found[1]} "
-                f"(wanted: {n_spectrum} in {partition_size}); remove it or choose another run directory"
-            ) from error
+                f"{path}: there is a cube already, of {found.batches} spectra in partitions of {found.partition_size} "
+                f"(wanted: {layout.batches} in {layout.partition_size}); remove it or choose another run directory"
+            )
+    memory: dict[str, cpu.Buffer] = {}
+    attributes = {
+        "title": "spectra of a hotdask run",
+        _ATTRIBUTE_VERSION: FORMAT_VERSION,
+        _ATTRIBUTE_SIZE: layout.partition_size,
+        _ATTRIBUTE_BATCHES: list(layout.batches),
+        # How xarray tells coordinates from data.
+        "coordinates": " ".join(v.name for v in CUBE_COORDINATES),
+    }
+    group = zarr.create_group(MemoryStore(memory), zarr_format=3, attributes=attributes)
+    _describe(group, layout.n_row, layout.partition_size)
+    for name in sorted(memory, key=lambda name: name == "zarr.json"):
+        data = memory[name].to_bytes()
+        if not (path / name).exists() or read_bytes(path / name) != data:
+            write_bytes(path / name, data)
 
 
 @lru_cache(maxsize=8)
-def _layout_of(path: Path, _changed: str) -> tuple[int, int]:
+def _layout_of(path: Path, _changed: str) -> Layout:
     try:
         group = zarr.open_group(zarr_store(path), mode="r", zarr_format=3)
         version, size = group.attrs.get(_ATTRIBUTE_VERSION), group.attrs.get(_ATTRIBUTE_SIZE)
-        n_spectrum = group[CUBE[0].name].shape[0]
+        batches = group.attrs.get(_ATTRIBUTE_BATCHES)
     except (KeyError, ValueError, TypeError, OSError) as error:
         raise RunError(f"{path}: not a hotdask cube ({error}); remove it and run the ingest again") from error
-    if version != FORMAT_VERSION or not isinstance(size, int):
+    if version != FORMAT_VERSION or not isinstance(size, int) or not isinstance(batches, list):
         raise RunError(
             f"{path}: format version {version}, this hotdask reads {FORMAT_VERSION}; run the ingest again with this one"
         )
-    return n_spectrum, size
+    return Layout(size, tuple(batches))
 
 
-def _layout(path: str | Path) -> tuple[int, int]:
-    """Rows and partition size of a cube."""
+def read_layout(path: str | Path) -> Layout:
+    """Layout of a cube.
+
+    Raises
+    ------
+    RunError
+        If there is no cube, or it has another format version.
+    """
     path = place(path)
     try:
         changed = stamp(path / "zarr.json")
@@ -213,7 +266,7 @@ def layout_files(path: str | Path) -> list[Path]:
 
 def partition_files(path: str | Path, partition: int) -> list[Path]:
     """The files one partition consists of, for hashing; whether or not they are there."""
-    partition_bounds(*_layout(path), partition)
+    read_layout(path).bounds(partition)
     return [_shard(place(path), v, partition) for v in _VARIABLES]
 
 
@@ -283,15 +336,15 @@ def write_rows(path: str | Path, start: int, arrays: Mapping[str, np.ndarray], m
         If an array is missing, or has another shape or type than the cube's.
     """
     path = place(path)
-    n_spectrum, size = _layout(path)
+    layout = read_layout(path)
     rows = len(meta)
-    partition, offset = divmod(start, size)
-    if offset or start < 0 or start >= n_spectrum:
+    partition, offset = divmod(start, layout.partition_size)
+    if offset or not 0 <= partition < len(layout.counts):
         raise RunError(
-            f"{path}: refused to write at row {start}: a partition begins at a multiple of {size} below {n_spectrum}; "
-            "pass whole partitions"
+            f"{path}: refused to write at row {start}: a partition begins at a multiple of {layout.partition_size} "
+            f"below {layout.n_row}; pass whole partitions"
         )
-    stop = min(start + size, n_spectrum)
+    start, stop = layout.bounds(partition)
     if rows != stop - start:
         raise RunError(
             f"{path}: refused to write {rows} rows at row {start}: partition {partition} has {stop - start}; "
@@ -316,7 +369,7 @@ def write_rows(path: str | Path, start: int, arrays: Mapping[str, np.ndarray], m
 
 def write_partition(path: str | Path, partition: int, arrays: Mapping[str, np.ndarray], meta: pd.DataFrame) -> None:
     """Write one partition; see `write_rows`, which refuses anything but a whole one."""
-    start, _ = partition_bounds(*_layout(path), partition)
+    start, _ = read_layout(path).bounds(partition)
     write_rows(path, start, arrays, meta)
 
 
@@ -349,14 +402,14 @@ def read_partition(path: str | Path, partition: int, *, coordinates: bool = True
     >>> pixels = {v.name: np.ones((n, N_OBSERVED), v.dtype) for v in CUBE}
     >>> meta = pd.DataFrame({v.name: np.arange(n, dtype=v.dtype) for v in CUBE_COORDINATES})
     >>> with TemporaryDirectory() as folder:
-    ...     create_cube(f"{folder}/cube.zarr", n, partition_size=16)
+    ...     create_cube(f"{folder}/cube.zarr", Layout(16, (n,)))
     ...     write_partition(f"{folder}/cube.zarr", 0, pixels, meta)
     ...     back = read_partition(f"{folder}/cube.zarr", 0)
     >>> back["flux"].shape, back["mjd"].tolist()
     ((3, 3909), [0, 1, 2])
     """
     path = place(path)
-    start, stop = partition_bounds(*_layout(path), partition)
+    start, stop = read_layout(path).bounds(partition)
     metadata = _metadata(path)
 
     def read(variable: Variable) -> np.ndarray:
@@ -380,19 +433,22 @@ def read_partition(path: str | Path, partition: int, *, coordinates: bool = True
 
 
 def open_cube(path: str | Path) -> xr.Dataset:
-    """Open a cube lazily, one Dask chunk a partition; ``path`` may be a URL (``s3://…``).
+    """Open a cube lazily, one Dask chunk a partition; rows that hold no spectrum are left out.
+
+    ``path`` may be a URL (``s3://…``).
 
     Raises
     ------
     RunError
         If there is no cube, or it has another format version.
     """
-    _, size = _layout(path)
+    layout, size = read_layout(path), read_layout(path).partition_size
     # A sharded array would open with its inner chunks as Dask chunks.
     cube = xr.open_zarr(
         zarr_store(path), consolidated=False, zarr_format=3, chunks={SPECTRUM: size, WAVELENGTH: N_OBSERVED}
     )
-    return cube[[v.name for v in CUBE]]
+    cube = cube[[v.name for v in CUBE]]
+    return cube if layout.n_row == layout.n_spectrum else cube.isel({SPECTRUM: layout.rows()})
 
 
 def write_sidecar(run: str | Path, partition: int, meta: pd.DataFrame) -> Path:

@@ -87,8 +87,11 @@ def _stat(path: str) -> tuple[int, int]:
 def _from_pattern(pattern: str) -> pd.DataFrame:
     _check_local(pattern, "input.spectra")
     # A set, since a pattern with ** twice may match a file twice.
-    matches = set(glob.glob(os.path.expanduser(pattern), recursive=True))
-    paths = sorted(os.path.abspath(match) for match in matches if os.path.isfile(match))
+    pattern = os.path.expanduser(pattern)
+    _check_folders(pattern)
+    matches = set(glob.glob(pattern, recursive=True))
+    # A link that leads nowhere, or a pipe, is rejected by name when it is read; only folders are no files.
+    paths = sorted(os.path.abspath(match) for match in matches if not os.path.isdir(match))
     if not paths:
         folder = f"; for the files in that folder add /**/*.fits*, keep the quotes: '{pattern.rstrip('/')}/**/*.fits*'"
         raise InputError(f"input.spectra = '{pattern}' matches no file{folder if matches else '; check the pattern'}")
@@ -96,6 +99,25 @@ def _from_pattern(pattern: str) -> pd.DataFrame:
         if not _encodes(path):
             raise InputError(f"input.spectra: the file name {path!r} is not UTF-8; rename the file")
     return pd.DataFrame({"path": pd.Series(paths, dtype="str")})
+
+
+def _check_folders(pattern: str) -> None:
+    """See that every folder the pattern looks through can be listed: glob leaves out those that cannot, in silence."""
+    parts = pattern.split("/")
+    looked_through = set()
+    for i, part in enumerate(parts):
+        if glob.has_magic(part):
+            looked_through.add("/".join([*parts[:i], "**", ""] if part == "**" else [*parts[:i], ""]))
+    for folder in sorted({f for p in looked_through for f in (glob.glob(p, recursive=True) if p else ["."])}):
+        try:
+            os.scandir(folder).close()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise InputError(
+                f"input.spectra: the folder {os.path.abspath(folder)} cannot be listed ({error.strerror}); "
+                "mend its permissions, or give a pattern that leaves it out"
+            ) from error
 
 
 def _from_table(name: str) -> pd.DataFrame:
@@ -123,7 +145,11 @@ def _read_table(path: str) -> pd.DataFrame:
     try:
         if kind == ".csv":
             # A plate or file name of digits stays text.
-            return pd.read_csv(path, dtype={"path": "string"}, dtype_backend="numpy_nullable")
+            table = pd.read_csv(path, dtype={"path": "string"}, dtype_backend="numpy_nullable")
+            if not isinstance(table.index, pd.RangeIndex):
+                # pandas takes the first column as row names then, and every other one slips.
+                raise ValueError("rows have more values than the header has names")
+            return table
         if kind == ".parquet":
             return pd.read_parquet(path, dtype_backend="numpy_nullable").reset_index(drop=True)
         with warnings.catch_warnings(action="ignore"):

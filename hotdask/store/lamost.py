@@ -23,7 +23,7 @@ from isal import isal_zlib
 from hotdask import schema
 from hotdask.errors import SpectrumError
 from hotdask.labels import LSF_NAMES
-from hotdask.store.strictfits import parse_strict
+from hotdask.store.strictfits import MAX_HEADER_BYTES, parse_strict
 from hotdask.windows import LOG_STEP, N_OBSERVED, OBSERVED_LOG_START, SPEED_OF_LIGHT
 
 REASONS: dict[str, str] = {
@@ -58,6 +58,7 @@ MAX_BYTES = 64 * 2**20
 
 _NO_OVERRIDES: Mapping[str, object] = MappingProxyType({})
 _GZIP_MAGIC = b"\x1f\x8b"
+_MAX_MEMBERS = 100  # of a gzip file; each costs a copy of what follows it
 _MAX_PIXELS = 100_000
 _GRID_TOLERANCE = 0.05  # pixels; real files stay below 0.02
 _HEADER_TOLERANCE = 2.0  # km/s; real files stay below 1.3
@@ -65,6 +66,7 @@ _MAX_Z = 20.0
 _BLOCK = 2880
 _STRUCTURE = re.compile(rb"(NAXIS[0-9]{0,3}|TFIELDS|PCOUNT|GCOUNT) *=([^/]*)", re.IGNORECASE)
 _LIMITS = {b"NAXIS": 9, b"TFIELDS": 999}
+_WHETHER = "is it a LAMOST low-resolution file?"
 _COADD = ("FLUX", "IVAR", "WAVELENGTH", "ANDMASK", "ORMASK")
 _CARDS = (
     *("EXTEN0", "COEFF0", "COEFF1", "VACUUM", "HELIO"),
@@ -280,20 +282,24 @@ def _read_with_astropy(raw: bytes) -> tuple[dict, tuple]:
     except (SpectrumError, MemoryError):
         raise
     except Exception as error:
-        raise SpectrumError("damaged", f"astropy cannot read it ({error}); fetch it again") from error
+        raise SpectrumError(
+            "damaged", f"astropy cannot read it ({type(error).__name__}: {error}); fetch it again"
+        ) from error
 
 
 def _check_structure(raw: bytes) -> None:
-    """Refuse absurd sizes before astropy sees them: TFIELDS = 10^11 or NAXIS1 = -1 would keep it busy forever.
+    """Refuse absurd sizes before astropy sees them: TFIELDS = 10^11, NAXIS1 = -1 or a header of 64 MB keep it busy.
 
     Looks at the headers `_parse` reads: the first and, if that has no data, the next.
     """
     at = 0
     for _ in range(2):
-        has_data = True
+        start, has_data = at, True
         while (card := raw[at : at + 80])[:8].rstrip() != b"END":
             if len(card) < 80:
                 raise SpectrumError("truncated", "the file ends within a header; fetch it again")
+            if at - start >= MAX_HEADER_BYTES:
+                raise SpectrumError("damaged", f"a header has over {MAX_HEADER_BYTES} bytes; fetch it again")
             if match := _STRUCTURE.match(card):
                 key, value = match[1].upper(), match[2].strip()
                 if not value.isdigit() or int(value) > _LIMITS.get(key, MAX_BYTES):
@@ -321,15 +327,19 @@ def _read_bytes(path: str) -> bytes:
         raise SpectrumError("unreadable", f"cannot be read ({text}); check the path and its permissions") from error
     if size > MAX_BYTES:
         raise SpectrumError("too_large", f"has {size} bytes where a spectrum has about 100000; take it off the inputs")
+    if raw.startswith(_GZIP_MAGIC):
+        raw = _inflate(raw)
     if not raw:
         raise SpectrumError("empty_file", "has 0 bytes; fetch it again")
-    return _inflate(raw) if raw.startswith(_GZIP_MAGIC) else raw
+    return raw
 
 
 def _inflate(raw: bytes) -> bytes:
     """Inflate gzip of one or several members, never beyond `MAX_BYTES`."""
     parts, room = [], MAX_BYTES
     while raw.startswith(_GZIP_MAGIC):
+        if len(parts) == _MAX_MEMBERS:
+            raise SpectrumError("damaged", f"has over {_MAX_MEMBERS} gzip members where one is usual; fetch it again")
         stream = isal_zlib.decompressobj(wbits=31)
         try:
             parts.append(stream.decompress(raw, room))
@@ -352,9 +362,7 @@ def _parse(hdus: fits.HDUList, n_bytes: int) -> tuple[dict, tuple]:
     shape = primary.shape
     if shape:
         if not _is_image(shape):
-            raise SpectrumError(
-                "bad_shape", f"the primary image is {shape}, not (5, N); is it a LAMOST low-resolution file?"
-            )
+            raise SpectrumError("bad_shape", f"the primary image is {shape}, not (5, N); {_WHETHER}")
         _check_complete(primary, n_bytes)
         return cards, _image_rows(primary.data, cards)
     table = _first_extension(hdus)
@@ -367,10 +375,11 @@ def _parse(hdus: fits.HDUList, n_bytes: int) -> tuple[dict, tuple]:
                     "bad_shape", f"the COADD table has {len(table.data)} rows, not 1; give one spectrum per file"
                 )
             return cards, _table_rows({name: np.asarray(table.data.field(names[name]))[0] for name in _COADD})
-    cut = "; its length is no multiple of 2880, so it was cut: fetch it again" if n_bytes % _BLOCK else ""
+    cut = n_bytes % _BLOCK
+    why = "its length is no multiple of 2880, so it was cut: fetch it again" if cut else _WHETHER
     raise SpectrumError(
         "truncated" if cut else "unknown_layout",
-        f"holds neither a (5, N) image nor a table with the columns {', '.join(_COADD)}{cut}",
+        f"holds neither a (5, N) image nor a table with the columns {', '.join(_COADD)}; {why}",
     )
 
 
@@ -406,7 +415,7 @@ def _third_row(row: np.ndarray, claim: str) -> np.ndarray | None:
         return None
     raise SpectrumError(
         "unknown_layout",
-        f"the third row is no wavelength, and EXTEN0 = '{claim}' does not say what else it is",
+        f"the third row is no wavelength, and EXTEN0 = '{claim}' does not say what else it is; {_WHETHER}",
     )
 
 
@@ -416,7 +425,9 @@ def _table_rows(columns: Mapping[str, object]) -> tuple:
     numeric = all(row.dtype.kind in "fiu" for row in rows)
     if len(shapes) != 1 or len(shape := shapes.pop()) != 1 or not 2 <= shape[0] <= _MAX_PIXELS or not numeric:
         found = ", ".join(f"{name} {row.dtype.str}{row.shape}" for name, row in zip(_COADD, rows, strict=True))
-        raise SpectrumError("bad_shape", f"the COADD columns are not five number vectors of one length: {found}")
+        raise SpectrumError(
+            "bad_shape", f"the COADD columns are not five number vectors of one length: {found}; {_WHETHER}"
+        )
     if not _increases(rows[2]):
         raise SpectrumError("bad_wavelength", "the WAVELENGTH column does not increase; fetch the file again")
     return rows
@@ -581,13 +592,14 @@ def _pixels(rows: tuple, cards: dict) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def _log_wavelength(row: np.ndarray | None, n: int, cards: dict) -> np.ndarray:
     for key, reason, word in (("VACUUM", "air_wavelength", "vacuum"), ("HELIO", "not_heliocentric", "heliocentric")):
         if cards[key] is False:
-            raise SpectrumError(reason, f"{key} = F in the header; only {word} wavelengths are read")
+            raise SpectrumError(reason, f"{key} = F in the header; only {word} wavelengths are read; convert them")
     start, step = _number(cards["COEFF0"]), _number(cards["COEFF1"])
     header = None if start is None or step is None else start + step * np.arange(n)
     if row is None:
         if header is None or not step > 0:
             raise SpectrumError(
-                "bad_wavelength", f"COEFF0 = {cards['COEFF0']}, COEFF1 = {cards['COEFF1']} and no wavelength row"
+                "bad_wavelength",
+                f"COEFF0 = {cards['COEFF0']}, COEFF1 = {cards['COEFF1']} and no wavelength row; fetch it again",
             )
         return header
     log_wavelength = np.log10(row.astype(np.float64))
@@ -595,7 +607,7 @@ def _log_wavelength(row: np.ndarray | None, n: int, cards: dict) -> np.ndarray:
         gap = np.abs(header - log_wavelength).max() * np.log(10) * SPEED_OF_LIGHT
         if not gap <= _HEADER_TOLERANCE:
             raise SpectrumError(
-                "bad_wavelength", f"header and wavelengths differ by {gap:.1f} km/s (2 allowed); fetch the file again"
+                "bad_wavelength", f"header and wavelengths differ by {gap:.3g} km/s (2 allowed); fetch the file again"
             )
     return log_wavelength
 
@@ -607,8 +619,9 @@ def _place(log_wavelength: np.ndarray) -> tuple[slice, slice | np.ndarray]:
     first = int(inside.argmax())
     source = slice(first, first + np.count_nonzero(inside))
     position = position[source]
-    if not position.size:
-        raise SpectrumError("off_grid", "no pixel lies within 3700-9099 Å; is it a LAMOST low-resolution file?")
+    # A single pixel tells nothing of the step.
+    if position.size < 2:
+        raise SpectrumError("off_grid", f"{position.size} pixel(s) lie within 3700-9099 Å; {_WHETHER}")
     nearest = np.rint(position)
     off = np.abs(position - nearest).max()
     steps = np.diff(nearest)

@@ -77,11 +77,14 @@ def read_schema(path: str | Path) -> pa.Schema:
 
     Raises
     ------
-    OSError, pyarrow.ArrowException
+    RunError
         If the file is missing or damaged.
     """
     key, files = key_and_files(path)
-    return pq.read_schema(key, filesystem=files)
+    try:
+        return pq.read_schema(key, filesystem=files)
+    except (OSError, pa.ArrowException) as error:
+        raise RunError(f"{path}: missing or damaged ({error}); remove it and run the command again") from error
 
 
 def count_rows(path: str | Path) -> int:

@@ -9,10 +9,11 @@ import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from hotdask.store.atomic import write_text
-from hotdask.store.places import is_url, read_bytes
+from hotdask.store.places import is_url, place, read_bytes
 
 FOLDER = "receipts"
 
@@ -40,21 +41,24 @@ def hash_file(path: str | Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _try_hash(path: str | Path) -> str | OSError:
+def _try_hash(path: str | Path, *, content: bool = True) -> str | OSError | None:
     try:
+        if not content and place(path).exists():
+            return None
         return hash_file(path)
     except OSError as error:
         return error
 
 
-def _try_hashes(paths: list[str | Path]) -> Iterator[str | OSError]:
-    """Hash of each file, or why it cannot be read."""
+def _try_hashes(paths: list[str | Path], *, content: bool = True) -> Iterator[str | OSError | None]:
+    """Hash of each file, or why it cannot be read; None for a hash if it is enough that the file is there."""
+    look = partial(_try_hash, content=content)
     if any(is_url(path) for path in paths):
         # Side by side, since each object waits for the network.
         with ThreadPoolExecutor(8) as pool:
-            yield from pool.map(_try_hash, paths)
+            yield from pool.map(look, paths)
     else:
-        yield from map(_try_hash, paths)
+        yield from map(look, paths)
 
 
 def hash_all(paths: Iterable[str | Path]) -> list[str]:
@@ -140,7 +144,7 @@ def remove_receipt(run: str | Path, step: str, partition: int) -> None:
     receipt_path(run, step, partition).unlink(missing_ok=True)
 
 
-def check_receipt(run: str | Path, receipt: Receipt, fingerprint: str) -> str | None:
+def check_receipt(run: str | Path, receipt: Receipt, fingerprint: str, *, content: bool = True) -> str | None:
     """Whether what a receipt says still holds.
 
     Parameters
@@ -151,6 +155,8 @@ def check_receipt(run: str | Path, receipt: Receipt, fingerprint: str) -> str | 
         The receipt.
     fingerprint : str
         What the task would be done with now.
+    content : bool
+        Whether to hash the files; otherwise it is enough that they are there.
 
     Returns
     -------
@@ -166,9 +172,9 @@ def check_receipt(run: str | Path, receipt: Receipt, fingerprint: str) -> str | 
     if receipt.fingerprint != fingerprint:
         return f"{name} was made with other settings (fingerprint {receipt.fingerprint}, now {fingerprint})"
     paths = [file if is_url(file) else Path(run, file) for file in receipt.files]
-    for (file, expected), found in zip(receipt.files.items(), _try_hashes(paths), strict=True):
+    for (file, expected), found in zip(receipt.files.items(), _try_hashes(paths, content=content), strict=True):
         if isinstance(found, OSError):
             return f"{name}: {file} cannot be read ({found.strerror or found})"
-        if found != expected:
+        if found is not None and found != expected:
             return f"{name}: {file} changed after it was written (sha256 {found[:12]}, written {expected[:12]})"
     return None

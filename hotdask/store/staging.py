@@ -70,7 +70,9 @@ def write_staged(run: str | Path, part: int, block: "Block", rejects: pd.DataFra
     extra = tuple(str(name) for name in block.meta.columns if name not in declared)
     pixels, meta, rejected = (staged_path(run, part, s) for s in ("npy", "parquet", "rejects.parquet"))
     with atomic_path(pixels) as path, open(path, "wb") as handle:
-        np.save(handle, rows, allow_pickle=False)
+        # np.save does not say that a disk is full, only that it wrote too little.
+        np.lib.format.write_array_header_1_0(handle, np.lib.format.header_data_from_array_1_0(rows))
+        handle.write(rows.view(np.uint8).data)
     write_table(meta, to_table(block.meta, SPECTRA, extra=extra))
     write_table(rejected, to_table(rejects, REJECTS))
     return [pixels, meta, rejected]
@@ -129,6 +131,11 @@ def _map(path: Path) -> np.ndarray:
     if rows.dtype != ROW or rows.ndim != 1:
         raise RunError(f"{path}: holds {rows.dtype}, not staged spectra; remove {path.parent} and run the ingest again")
     return rows
+
+
+def is_staged(run: str | Path, parts: Iterable[int]) -> bool:
+    """Whether the pixels of all these staged parts are there."""
+    return all(staged_path(run, part, "npy").exists() for part in np.unique(np.asarray(parts)).tolist())
 
 
 def gather(run: str | Path, parts: np.ndarray, indices: np.ndarray) -> dict[str, np.ndarray]:

@@ -11,6 +11,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
+MAX_HEADER_BYTES = 2**20
+"""A header of the survey has 0.02 MB; one without an end must not be parsed forever."""
+
 _CARD_LENGTH = 80
 _BLOCK = 2880
 _END = b"END".ljust(_CARD_LENGTH)
@@ -89,7 +92,7 @@ def parse_strict(raw: bytes, keys: Iterable[str]) -> tuple[dict, np.ndarray | di
 
 def _header(raw: bytes, start: int, first: tuple[bytes, ...]) -> tuple[dict[bytes, bytes], int] | None:
     """Text behind each keyword, and where the header's last block ends; the first keywords must be these."""
-    end = raw.find(_END, start)
+    end = raw.find(_END, start, start + MAX_HEADER_BYTES)
     n_cards, rest = divmod(end - start, _CARD_LENGTH)
     stop = _padded(end + _CARD_LENGTH)
     if end < 0 or rest or raw[end:stop] != _END_BLOCK[: stop - end]:

@@ -13,17 +13,21 @@ from astropy.coordinates import SkyCoord
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hotdask.config import Input, load_settings, make_settings
+from hotdask.config import SETTINGS, Input, load_settings, make_settings
 from hotdask.errors import HotdaskError, RunError, SettingsError
 from hotdask.pipeline.plan import (
     INPUTS,
-    SETTINGS,
+    batch_path,
     check_inputs,
     check_settings,
     drop_duplicates,
+    drop_known,
     fingerprint,
+    list_batches,
+    read_batches,
     read_group,
     sky_order,
+    split,
     write_grouped,
 )
 from hotdask.store.inputs import list_inputs
@@ -66,7 +70,7 @@ def test_fingerprint_changes_with_every_part() -> None:
 def test_groups_are_the_frame_in_pieces(tmp_path_factory: pytest.TempPathFactory, n: int, rows: int) -> None:
     path = tmp_path_factory.mktemp("grouped") / "x.parquet"
     frame = pd.DataFrame({"a": np.arange(n), "b": [f"row {i}" for i in range(n)]})
-    write_grouped(path, frame, rows)
+    write_grouped(path, frame, split(n, rows))
     groups = [read_group(path, g) for g in range(-(-n // rows))]
     assert [len(g) for g in groups[:-1]] == [rows] * (len(groups) - 1)
     pd.testing.assert_frame_equal(pd.concat(groups, ignore_index=True), frame)
@@ -105,50 +109,68 @@ def test_where_a_run_runs_and_its_report_may_change(run_folder: Path) -> None:
 
 
 def test_inputs_that_stay_give_one_hash(files: Path, run_folder: Path) -> None:
-    first = check_inputs(run_folder, entries(files), 2)
-    assert check_inputs(run_folder, entries(files), 2) == first
-    assert pq.ParquetFile(run_folder / INPUTS).num_row_groups == 2
+    (first,) = check_inputs(run_folder, entries(files), 3, planned=0)
+    assert (first.number, first.files, first.first, first.parts) == (0, 4, 0, 2)
+    assert check_inputs(run_folder, entries(files), 3, planned=1) == [first] == read_batches(run_folder, 3)
+    assert pq.ParquetFile(batch_path(run_folder, INPUTS, 0)).num_row_groups == 2
+
+
+def test_files_that_come_later_are_a_batch_of_their_own(files: Path, run_folder: Path) -> None:
+    (first,) = check_inputs(run_folder, entries(files), 3, planned=0)
+    for name in ("00.fits", "9.fits"):
+        (files / name).write_bytes(b"new")
+    both = check_inputs(run_folder, entries(files), 3, planned=1)
+    assert both[0] == first
+    assert (both[1].number, both[1].files, both[1].first, both[1].parts) == (1, 2, 2, 1)
+    groups = [read_group(list_batches(run_folder, INPUTS), g)["path"].tolist() for g in range(3)]
+    assert [[Path(p).stem for p in group] for group in groups] == [["0", "1", "2"], ["3"], ["00", "9"]]
+    # As long as nothing of it is in the cube, a batch is what the inputs are now.
+    (files / "9.fits").unlink()
+    assert [b.files for b in check_inputs(run_folder, entries(files), 3, planned=1)] == [4, 1]
+    (files / "00.fits").unlink()
+    assert check_inputs(run_folder, entries(files), 3, planned=1) == [first] == read_batches(run_folder, 3)
+    with pytest.raises(RunError, match="no row group 2: there are 2"):
+        read_group(list_batches(run_folder, INPUTS), 2)
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda folder: (folder / "9.fits").write_bytes(b"new"), "1 came, 0 went, 0 changed"),
-        (lambda folder: (folder / "2.fits").unlink(), "0 came, 1 went, 0 changed"),
-        (lambda folder: (folder / "2.fits").write_bytes(b"other length"), "0 came, 0 went, 1 changed"),
-        (lambda folder: os.utime(folder / "2.fits", ns=(1, 1)), "0 came, 0 went, 1 changed"),
-        (lambda folder: shutil.move(folder / "2.fits", folder / "7.fits"), "1 came, 1 went, 0 changed"),
+        (lambda folder: (folder / "2.fits").unlink(), "1 went, 0 changed"),
+        (lambda folder: (folder / "2.fits").write_bytes(b"other length"), "0 went, 1 changed"),
+        (lambda folder: os.utime(folder / "2.fits", ns=(1, 1)), "0 went, 1 changed"),
+        (lambda folder: shutil.move(folder / "2.fits", folder / "7.fits"), "1 went, 0 changed"),
     ],
-    ids=["added", "removed", "rewritten", "touched", "renamed"],
+    ids=["removed", "rewritten", "touched", "renamed"],
 )
 def test_other_inputs_are_refused(files: Path, run_folder: Path, change, says: str) -> None:
-    check_inputs(run_folder, entries(files), 2)
-    before = (run_folder / INPUTS).read_bytes()
+    check_inputs(run_folder, entries(files), 2, planned=0)
+    before = batch_path(run_folder, INPUTS, 0).read_bytes()
     change(files)
     with pytest.raises(RunError, match=says) as caught:
-        check_inputs(run_folder, entries(files), 2)
+        check_inputs(run_folder, entries(files), 2, planned=1)
     assert ".fits" in str(caught.value)
     assert "--out" in str(caught.value)
-    assert (run_folder / INPUTS).read_bytes() == before
+    assert batch_path(run_folder, INPUTS, 0).read_bytes() == before
 
 
 def test_an_override_that_changed_is_refused(files: Path, run_folder: Path) -> None:
     frame = entries(files).assign(rv=[1.0, np.nan, 3.0, 4.0], gaia=pd.array([1, None, 2**62 + 1, 4], dtype="Int64"))
-    first = check_inputs(run_folder, frame, 2)
+    first = check_inputs(run_folder, frame, 2, planned=0)
     # A gap is equal to a gap.
-    assert check_inputs(run_folder, frame.copy(), 2) == first
+    assert check_inputs(run_folder, frame.copy(), 2, planned=1) == first
     with pytest.raises(RunError, match="1 changed"):
-        check_inputs(run_folder, frame.assign(rv=[1.0, np.nan, 3.5, 4.0]), 2)
+        check_inputs(run_folder, frame.assign(rv=[1.0, np.nan, 3.5, 4.0]), 2, planned=1)
     with pytest.raises(RunError, match="1 changed"):
-        check_inputs(run_folder, frame.assign(rv=[1.0, 2.0, 3.0, 4.0]), 2)
+        check_inputs(run_folder, frame.assign(rv=[1.0, 2.0, 3.0, 4.0]), 2, planned=1)
     with pytest.raises(RunError, match="columns of the input table"):
-        check_inputs(run_folder, frame.drop(columns="rv"), 2)
+        check_inputs(run_folder, frame.drop(columns="rv"), 2, planned=1)
 
 
 def test_a_file_that_is_not_there_is_an_input_too(run_folder: Path) -> None:
     frame = pd.DataFrame({"path": pd.Series(["/nowhere/a.fits"], dtype="str")})
-    first = check_inputs(run_folder, frame, 2)
-    assert check_inputs(run_folder, frame, 2) == first
+    first = check_inputs(run_folder, frame, 2, planned=0)
+    assert check_inputs(run_folder, frame, 2, planned=1) == first
 
 
 def test_errors_are_for_users() -> None:
@@ -183,6 +205,17 @@ def test_an_obsid_joins_files_with_other_names() -> None:
     kept, rejects = drop_duplicates(exposures(("a", "one", 11, "DR8"), ("b", "ONE", 11, "DR9"), ("c", "x", 12, "DR8")))
     assert kept["path"].tolist() == ["b", "c"]
     assert rejects["path"].tolist() == ["a"]
+
+
+def test_what_the_cube_holds_stays_there() -> None:
+    """A later batch does not replace an exposure, be its release ever so new."""
+    known = exposures(("a", "one", 11, "DR5"), ("b", "two", -1, ""), ("c", "three", 13, "DR5"))
+    fresh = exposures(("d", "one", 11, "DR13"), ("e", "TWO", -1, ""), ("f", "THREE", 13, "DR9"), ("g", "four", 14, ""))
+    kept, rejects = drop_known(fresh, known)
+    assert kept["path"].tolist() == ["e", "g"]
+    assert rejects["path"].tolist() == ["d", "f"]
+    assert [detail.split()[4] for detail in rejects["detail"]] == ["a,", "c,"]
+    assert list(rejects.columns) == ["path", "fitsname", "specid", "reason", "detail"]
 
 
 def test_no_obsid_joins_nothing() -> None:

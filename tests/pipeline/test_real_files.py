@@ -11,7 +11,8 @@ from distributed import Client
 from hotdask.config import make_settings
 from hotdask.flags import Flag
 from hotdask.labels import LABEL_NAMES
-from hotdask.pipeline.execute import read_rejects, run
+from hotdask.pipeline.execute import run
+from hotdask.pipeline.plan import read_rejects
 from hotdask.store.catalog import read_catalog
 
 

@@ -101,7 +101,7 @@ def test_stars_split_by_a_border_are_found(
         row = repeated.iloc[number : number + 1][["specid", "ra", "dec", "snr_g"]]
         row.to_parquet(folder / f"part-{number:05d}.parquet")
     with client.as_current():
-        n = tables.find_stars(tmp_path, [range(5), range(5, 12)], 1, 3.0)
+        n = tables.find_stars(tmp_path, [range(5), range(5, 12)], [1] * 12, 3.0)
     chosen = repeated.iloc[:12]
     found = pd.concat([read_group(tmp_path / tables.STARS, g) for g in range(12)], ignore_index=True)
     assert n == chosen["star_id"].nunique() < 12

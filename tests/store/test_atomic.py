@@ -1,7 +1,6 @@
 """Whole or absent, whatever happens to the writer."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from hotdask.errors import RunError
 from hotdask.store.atomic import (
     atomic_folder,
     atomic_path,
+    check_links,
     clear_leftovers,
     publish_link,
     remove_folder,
@@ -67,24 +67,6 @@ def test_data_reach_the_disk_before_the_name(tmp_path, monkeypatch):
     assert Path(events[0]).name.startswith(".a.")
     assert events[1] == "replace"
     assert events[2] == str(tmp_path)
-
-
-def test_killed_writer_leaves_only_a_hidden_name(tmp_path):
-    write_text(tmp_path / "a", "old")
-    code = (
-        "import os, signal, sys\n"
-        "from hotdask.store.atomic import atomic_path\n"
-        "with atomic_path(sys.argv[1]) as path:\n"
-        "    path.write_text('ne')\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a")], check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert (tmp_path / "a").read_text() == "old"
-    assert [n for n in names(tmp_path) if not n.startswith(".")] == ["a"]
-    assert len(names(tmp_path)) == 2
-    assert clear_leftovers(tmp_path) == 1
-    assert names(tmp_path) == ["a"]
 
 
 def test_two_processes_at_once_leave_one_whole_file(tmp_path):
@@ -195,3 +177,37 @@ def test_clear_leftovers_spares_everything_else(tmp_path):
     write_text(tmp_path / ".d.0123.partial", "x")
     assert clear_leftovers(tmp_path) == 2
     assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(keep)
+
+
+# Links that lead elsewhere
+
+
+def test_a_link_is_removed_without_what_it_points_at(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "kept").write_text("kept")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "cube").symlink_to(tmp_path / "mine")
+    remove_folder(tmp_path / "run" / "cube")
+    assert names(tmp_path / "run") == []
+    assert (tmp_path / "mine" / "kept").read_text() == "kept"
+
+
+@pytest.mark.parametrize("where", ["fits", "receipts/fit", "spectra.zarr/flux", ".hidden"])
+@pytest.mark.parametrize("target", ["../elsewhere", "../run2", "/", "../nowhere"])
+def test_a_link_out_of_the_run_is_found(tmp_path, where, target):
+    for folder in ("run", "run2", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    link = tmp_path / "run" / where
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(tmp_path / "run" / target)
+    with pytest.raises(RunError, match=rf"{where} is a link to .*make its whole folder the link"):
+        check_links(tmp_path / "run")
+
+
+def test_links_within_the_run_and_the_run_itself_may_be(tmp_path):
+    (tmp_path / "run" / "versions" / "v1").mkdir(parents=True)
+    publish_link(tmp_path / "run" / "catalog", Path("versions", "v1"))
+    (tmp_path / "disk").symlink_to(tmp_path / "run")
+    check_links(tmp_path / "run")
+    check_links(tmp_path / "disk")
+    check_links(tmp_path / "not there yet")

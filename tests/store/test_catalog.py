@@ -1,10 +1,5 @@
 """Fits on disk, and a catalog that readers see whole."""
 
-import signal
-import subprocess
-import sys
-import threading
-
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -249,76 +244,6 @@ def test_interrupted_publication_leaves_the_version_before(tmp_path, error):
     assert len(read_catalog(tmp_path)) == 2
 
 
-def test_killed_publication_leaves_the_version_before(tmp_path):
-    publish_catalog(tmp_path, [make_table(0, 2)], META)
-    code = (
-        "import os, signal, sys\n"
-        "import pyarrow.parquet as pq\n"
-        "from hotdask.store.catalog import publish_catalog\n"
-        "from pathlib import Path\n"
-        "def write(folder):\n"
-        "    (Path(folder) / 'part-00000.parquet').write_bytes(b'PAR1half')\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "publish_catalog(sys.argv[1], write, {})\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
-    assert done.returncode == -signal.SIGKILL
-    assert [n for n in visible(tmp_path / "catalog_versions") if not n.startswith(".")] == ["v0001"]
-    assert len(pd.read_parquet(tmp_path / "catalog")) == 2
-    assert publish_catalog(tmp_path, [make_table(0, 3)], META).version == "v0002"
-    assert len(pd.read_parquet(tmp_path / "catalog")) == 3
-
-
 def test_nothing_published_yet(tmp_path):
     with pytest.raises(RunError, match="no catalog is published yet"):
         read_catalog(tmp_path)
-
-
-def test_a_reader_during_publication_sees_one_whole_version(tmp_path):
-    """Another process publishes; here one thread reads by `read_catalog`, one by the plain link."""
-    code = (
-        "import sys\n"
-        "import pyarrow.parquet as pq, pyarrow as pa\n"
-        "from hotdask.store.catalog import publish_catalog\n"
-        "first = [pq.read_table(p) for p in sys.argv[2:]]\n"
-        "for generation in range(1, 8):\n"
-        "    tables = []\n"
-        "    for t in first:\n"
-        "        column = pa.array([generation] * len(t), pa.int64())\n"
-        "        tables.append(t.set_column(t.schema.get_field_index('obsid'), t.schema.field('obsid'), column))\n"
-        "    publish_catalog(sys.argv[1], tables, {})\n"
-    )
-    tables = [make_table(i * 50, i * 50 + 50) for i in range(8)]
-    publish_catalog(tmp_path, tables, {})
-    sources = []
-    for i, table in enumerate(tables):
-        sources.append(str(tmp_path / f"source-{i}.parquet"))
-        pq.write_table(table, sources[-1])
-    writer = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), *sources])
-    seen: dict[str, list] = {"function": [], "link": []}
-    vanished = []
-
-    def look(how):
-        while writer.poll() is None:
-            try:
-                if how == "link":
-                    frame = pd.read_parquet(tmp_path / "catalog", columns=["specid", "obsid"])
-                else:
-                    frame = read_catalog(tmp_path, columns=["specid", "obsid"])
-            except FileNotFoundError:
-                vanished.append(how)
-                continue
-            seen[how].append((len(frame), frame["specid"].nunique(), tuple(frame["obsid"].unique())))
-
-    threads = [threading.Thread(target=look, args=(how,)) for how in seen]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert writer.returncode == 0
-    for how, frames in seen.items():
-        assert {f[:2] for f in frames} == {(400, 400)}, how
-        assert {len(f[2]) for f in frames} == {1}, how
-        assert len({f[2] for f in frames}) > 1, f"{how}: the test saw no publication"
-    # Through the link a reader may meet a missing file, never a mixture; by the function it meets neither.
-    assert set(vanished) <= {"link"}

@@ -1,7 +1,5 @@
 """The cube on disk: aligned writes only, nothing lost, nothing silently wrong."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +13,11 @@ from hypothesis import strategies as st
 from hotdask.errors import RunError
 from hotdask.schema import CUBE, CUBE_COORDINATES, FORMAT_VERSION, SPECTRA, empty_frame
 from hotdask.store.cube import (
+    Layout,
     create_cube,
-    n_partitions,
     open_cube,
-    partition_bounds,
     partition_files,
+    read_layout,
     read_partition,
     read_sidecar,
     write_partition,
@@ -31,6 +29,7 @@ from hotdask.windows import observed_wavelength
 
 pytestmark = pytest.mark.usefixtures("fast_disk")
 N, SIZE = 40, 16
+LAYOUT = Layout(SIZE, (N,))
 
 
 def make_rows(start: int, stop: int) -> tuple[dict[str, np.ndarray], pd.DataFrame]:
@@ -52,7 +51,7 @@ def make_rows(start: int, stop: int) -> tuple[dict[str, np.ndarray], pd.DataFram
 
 def fill(path: Path, partitions=range(3)) -> None:
     for p in partitions:
-        write_partition(path, p, *make_rows(*partition_bounds(N, SIZE, p)))
+        write_partition(path, p, *make_rows(*LAYOUT.bounds(p)))
 
 
 @pytest.fixture
@@ -63,7 +62,7 @@ def fast_disk(monkeypatch):
 
 @pytest.fixture
 def cube(tmp_path):
-    create_cube(tmp_path / "cube.zarr", N, partition_size=SIZE)
+    create_cube(tmp_path / "cube.zarr", LAYOUT)
     return tmp_path / "cube.zarr"
 
 
@@ -73,14 +72,18 @@ def full(cube):
     return cube
 
 
-@given(n=st.integers(1, 10_000), size=st.integers(1, 3000))
-def test_partitions_cover_each_row_once(n, size):
-    bounds = [partition_bounds(n, size, p) for p in range(n_partitions(n, size))]
-    assert [b for start, stop in bounds for b in (start, stop)][1:-1] == [
-        b for start, _ in bounds[1:] for b in (start, start)
-    ]
-    assert (bounds[0][0], bounds[-1][1]) == (0, n)
+@given(batches=st.lists(st.integers(0, 5000), min_size=1, max_size=5), size=st.integers(1, 3000))
+def test_partitions_cover_each_row_once(batches, size):
+    layout = Layout(size, tuple(batches))
+    bounds = [layout.bounds(p) for p in range(len(layout.counts))]
+    assert [start for start, _ in bounds] == [p * size for p in range(len(bounds))]
     assert all(0 < stop - start <= size for start, stop in bounds)
+    assert sum(layout.counts) == layout.n_spectrum == sum(batches) == len(layout.rows())
+    assert layout.n_row == max((stop for _, stop in bounds), default=0)
+    # No partition holds spectra of two batches.
+    for batch, n in enumerate(batches):
+        mine = layout.counts[layout.first(batch) : layout.first(batch + 1)]
+        assert sum(mine) == n
 
 
 @pytest.mark.parametrize("partition", [-1, 3])
@@ -91,7 +94,7 @@ def test_no_such_partition(full, partition):
 
 def test_round_trip(full):
     for p in range(3):
-        arrays, meta = make_rows(*partition_bounds(N, SIZE, p))
+        arrays, meta = make_rows(*LAYOUT.bounds(p))
         back = read_partition(full, p)
         assert list(back) == [v.name for v in (*CUBE, *CUBE_COORDINATES)]
         for v in CUBE:
@@ -138,13 +141,13 @@ def test_a_shard_is_a_partition_and_has_a_checksum(full):
 
 @pytest.mark.parametrize(("size", "inner"), [(1024, 128), (16, 16), (1000, 125), (1021, 1021), (192, 96), (65536, 128)])
 def test_inner_chunks_divide_the_shard(tmp_path, size, inner):
-    create_cube(tmp_path / "c.zarr", 5, partition_size=size)
+    create_cube(tmp_path / "c.zarr", Layout(size, (5,)))
     array = zarr.open_array(tmp_path / "c.zarr" / "flux", mode="r")
     assert (array.shards, array.chunks) == ((size, 3909), (inner, 3909))
 
 
 def test_template_of_the_whole_survey_is_small(tmp_path):
-    create_cube(tmp_path / "c.zarr", 1_163_410, partition_size=1024)
+    create_cube(tmp_path / "c.zarr", Layout(1024, (1_163_410,)))
     assert sum(p.stat().st_size for p in (tmp_path / "c.zarr").rglob("*") if p.is_file()) < 200_000
     assert open_cube(tmp_path / "c.zarr")["flux"].shape == (1_163_410, 3909)
 
@@ -176,7 +179,7 @@ def test_unaligned_rows_are_refused_and_change_nothing(full, start, stop):
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory):
     path = tmp_path_factory.mktemp("empty") / "cube.zarr"
-    create_cube(path, N, partition_size=SIZE)
+    create_cube(path, Layout(SIZE, (N,)))
     return path
 
 
@@ -259,58 +262,56 @@ def test_truncated_shard_is_found(full, left):
         read_partition(full, 0)
 
 
-def test_two_processes_in_neighboring_partitions_lose_nothing(tmp_path):
-    n, size = 128, 16
-    path = tmp_path / "race.zarr"
-    create_cube(path, n, partition_size=size)
-    code = (
-        "import os, sys\n"
-        "import numpy as np, pandas as pd\n"
-        "from hotdask.schema import CUBE, CUBE_COORDINATES\n"
-        "from hotdask.store.cube import write_partition\n"
-        "os.fsync = lambda handle: None\n"
-        "for p in map(int, sys.argv[2]):\n"
-        "    row = np.arange(p * 16, p * 16 + 16)\n"
-        "    pixels = {v.name: np.repeat(row[:, None], 3909, 1).astype(v.dtype) for v in CUBE}\n"
-        "    write_partition(sys.argv[1], p, pixels, pd.DataFrame({v.name: row for v in CUBE_COORDINATES}))\n"
-    )
-    # Evens against odds, then, at different times, odds against evens: neighbors race, and each is written twice.
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(path), order]) for order in ("02461357", "13570246")]
-    assert [w.wait() for w in writers] == [0, 0]
-    cube = open_cube(path).load()
-    rows = np.arange(n)
-    for v in CUBE:
-        np.testing.assert_array_equal(cube[v.name], np.repeat(rows[:, None], 3909, 1).astype(v.dtype))
-    for v in CUBE_COORDINATES:
-        np.testing.assert_array_equal(cube[v.name], rows)
-    assert list(path.rglob(".*")) == []
-
-
 def test_killed_creation_leaves_no_cube(tmp_path, monkeypatch):
     def stop(*args, **kwargs):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("hotdask.store.cube.observed_wavelength", stop)
     with pytest.raises(KeyboardInterrupt):
-        create_cube(tmp_path / "c.zarr", N, partition_size=SIZE)
+        create_cube(tmp_path / "c.zarr", Layout(SIZE, (N,)))
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(RunError, match="there is no cube"):
         open_cube(tmp_path / "c.zarr")
 
 
 def test_creating_again_keeps_what_is_there_and_refuses_another_shape(full):
-    create_cube(full, N, partition_size=SIZE)
+    create_cube(full, Layout(SIZE, (N,)))
     read_partition(full, 2)
     for n, size in ((N + 1, SIZE), (N, 20)):
-        with pytest.raises(RunError, match="there is a cube already, of 40 spectra in partitions of 16"):
-            create_cube(full, n, partition_size=size)
+        with pytest.raises(RunError, match=r"there is a cube already, of \(40,\) spectra in partitions of 16"):
+            create_cube(full, Layout(size, (n,)))
     read_partition(full, 2)
     assert [p.name for p in full.parent.iterdir()] == ["cube.zarr"]
 
 
+def test_a_grown_cube_keeps_its_spectra_and_shows_no_gap(full):
+    before = {p: p.read_bytes() for p in full.rglob("c/*") if p.is_file()}
+    create_cube(full, Layout(SIZE, (N, 20)))
+    assert read_layout(full).bounds(3) == (48, 64)
+    assert {p: p.read_bytes() for p in before} == before
+    with pytest.raises(RunError, match="partition 3 was never written"):
+        read_partition(full, 3)
+    arrays, meta = make_rows(48, 68)
+    for p, rows in ((3, slice(0, 16)), (4, slice(16, 20))):
+        write_partition(full, p, {k: v[rows] for k, v in arrays.items()}, meta[rows])
+    with pytest.raises(RunError, match="refused to write 16 rows"):
+        write_rows(full, 32, *make_rows(32, 48))
+    cube = open_cube(full)
+    assert cube.sizes["spectrum"] == 60
+    np.testing.assert_array_equal(cube["mjd"].values, [*range(40), *range(48, 68)])
+    np.testing.assert_array_equal(cube["flux"].values[40:], arrays["flux"])
+    # Who opens it otherwise sees rows without a value.
+    plain = xr.open_zarr(full, consolidated=False)
+    assert plain.sizes["spectrum"] == 68
+    assert np.isnan(plain["flux"][40:48].values).all()
+    assert (plain["ivar"][40:48].values == 0).all()
+    with pytest.raises(RunError, match="there is a cube already"):
+        create_cube(full, Layout(SIZE, (N,)))
+
+
 def test_a_cube_of_nothing_is_refused(tmp_path):
     with pytest.raises(RunError, match="0 spectra cannot be made"):
-        create_cube(tmp_path / "c.zarr", 0, partition_size=SIZE)
+        create_cube(tmp_path / "c.zarr", Layout(SIZE, (0,)))
 
 
 def test_other_format_version_is_refused(full):

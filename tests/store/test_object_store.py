@@ -23,11 +23,12 @@ from hotdask.schema import CATALOG, CUBE, CUBE_COORDINATES, to_table
 from hotdask.store.catalog import catalog_folder, is_sound, publish_catalog, read_provenance, write_catalog_part
 from hotdask.store.claims import claim
 from hotdask.store.cube import (
+    Layout,
     create_cube,
     layout_files,
     open_cube,
-    partition_bounds,
     partition_files,
+    read_layout,
     read_partition,
     write_partition,
     write_rows,
@@ -35,6 +36,7 @@ from hotdask.store.cube import (
 from hotdask.store.receipts import Receipt, check_receipt, hash_files, read_receipt, write_receipt
 
 N, SIZE = 20, 16
+LAYOUT = Layout(SIZE, (N,))
 META = {"fingerprint": "cafe"}
 
 
@@ -62,20 +64,20 @@ def make_rows(start: int, stop: int) -> tuple[dict[str, np.ndarray], pd.DataFram
 
 def fill(path: str | Path, partitions=range(2)) -> None:
     for p in partitions:
-        write_partition(path, p, *make_rows(*partition_bounds(N, SIZE, p)))
+        write_partition(path, p, *make_rows(*LAYOUT.bounds(p)))
 
 
 @pytest.fixture(scope="module")
 def cube(s3):
     path = "s3://survey/RUN/spectra.zarr"
-    create_cube(path, N, partition_size=SIZE)
+    create_cube(path, LAYOUT)
     fill(path)
     return path
 
 
 def test_the_cube_is_the_same_as_on_a_disk(cube, tmp_path):
     local = tmp_path / "spectra.zarr"
-    create_cube(local, N, partition_size=SIZE)
+    create_cube(local, LAYOUT)
     fill(local)
     assert objects(cube) == {p.relative_to(local).as_posix(): p.read_bytes() for p in local.rglob("*") if p.is_file()}
     here, there = read_partition(local, 1), read_partition(cube, 1)
@@ -119,16 +121,34 @@ def test_the_receipt_finds_what_was_spoiled_and_a_second_writing_mends_it(cube, 
 
 def test_half_a_cube_is_none(url):
     cube = f"{url}/spectra.zarr"
-    create_cube(cube, N, partition_size=SIZE)
-    create_cube(cube, N, partition_size=SIZE)
-    with pytest.raises(RunError, match="there is a cube already, of 20 spectra"):
-        create_cube(cube, N + 1, partition_size=SIZE)
+    create_cube(cube, LAYOUT)
+    create_cube(cube, LAYOUT)
+    with pytest.raises(RunError, match=r"there is a cube already, of \(20,\) spectra"):
+        create_cube(cube, Layout(SIZE, (N + 1,)))
     # Written last, so this is how a killed creation looks.
     UPath(f"{cube}/zarr.json").unlink()
     with pytest.raises(RunError, match="there is no cube"):
         open_cube(cube)
-    create_cube(cube, N + 1, partition_size=SIZE)
+    create_cube(cube, Layout(SIZE, (N + 1,)))
     assert open_cube(cube)["flux"].shape == (N + 1, 3909)
+
+
+def test_a_grown_cube_keeps_its_spectra_and_shows_no_gap(url):
+    cube = f"{url}/spectra.zarr"
+    create_cube(cube, LAYOUT)
+    fill(cube)
+    before = objects(cube)
+    grown = Layout(SIZE, (N, 3))
+    create_cube(cube, grown)
+    write_partition(cube, 2, *make_rows(*grown.bounds(2)))
+    after = objects(cube)
+    changed = {name for name, data in before.items() if after[name] != data}
+    assert {name.rpartition("/")[2] for name in changed} == {"zarr.json"}
+    assert "wavelength/zarr.json" not in changed
+    assert read_layout(cube) == grown
+    np.testing.assert_array_equal(open_cube(cube)["mjd"].values, [*range(N), *range(32, 35)])
+    with pytest.raises(RunError, match="there is a cube already"):
+        create_cube(cube, LAYOUT)
 
 
 # --- catalog --------------------------------------------------------------------------------------------------------
@@ -256,7 +276,7 @@ def test_a_place_belongs_to_one_run(url, tmp_path):
     store = config.Store(cube=f"{url}/spectra.zarr", catalog=f"{url}/catalog")
     runs = [tmp_path / name for name in "abc"]
     claim(runs[0], store)
-    create_cube(store.cube, N, partition_size=SIZE)
+    create_cube(store.cube, LAYOUT)
     claim(runs[0], store)
     runs[0].rename(tmp_path / "moved")
     claim(tmp_path / "moved", store)

@@ -1,0 +1,124 @@
+"""From files to the cube: read a batch, plan where its spectra go, write the partitions."""
+
+import pandas as pd
+from distributed import Client
+
+from hotdask.errors import RunError
+from hotdask.pipeline import maps
+from hotdask.pipeline.plan import (
+    INPUTS,
+    PLAN,
+    REJECTED,
+    Batch,
+    batch_path,
+    drop_duplicates,
+    drop_known,
+    list_batches,
+    sky_order,
+    split,
+    write_grouped,
+)
+from hotdask.pipeline.state import State
+from hotdask.pipeline.tasks import run_tasks
+from hotdask.schema import REJECTS, to_table
+from hotdask.store.cube import create_cube, cube_place, layout_files, read_layout
+from hotdask.store.parquet import count_rows, read_table, write_table
+from hotdask.store.receipts import Receipt, hash_files, write_receipt
+from hotdask.store.staging import FOLDER as STAGING
+from hotdask.store.staging import clear_staging, read_staged_meta, read_staged_rejects, staged_path
+
+_NOT_WRONG = ("class_not_selected", "duplicate")
+"""Reasons that say nothing against a file and do not count against ``input.max_reject_share``."""
+
+
+def ingest(state: State, client: Client) -> None:
+    """Read what no partition of the cube holds yet, batch by batch; the order of a batch is that of the sky."""
+    for number in state.todo("plan", range(len(state.batches))):
+        _plan(state, client, state.batches[number])
+    folder, layout = state.folder, state.layout
+    if state.todo("layout", [0]):
+        _lay_out(state)
+    left = state.todo("ingest", range(len(layout.counts)))
+    if left and (folder / STAGING).exists():
+        # A staged part that went bad is not gathered from; its spectra are read again.
+        for part in state.todo("stage", range(sum(batch.parts for batch in state.batches))):
+            staged_path(folder, part, "npy").unlink(missing_ok=True)
+    run_tasks(
+        client,
+        "ingest",
+        {p: (maps.ingest, str(folder), p, state.mark("ingest", p)) for p in left},
+        total=layout.n_spectrum,
+        done=layout.n_spectrum - sum(layout.counts[p] for p in left),
+        rows=lambda receipt: receipt.rows,
+        patience=state.settings.cluster.patience,
+    )
+    n_reject = sum(count_rows(path) for path in list_batches(folder, REJECTED))
+    state.check_complete("ingest")
+    if layout.n_spectrum + n_reject != state.n_input:
+        raise RunError(
+            f"{state.n_input} files, but {layout.n_spectrum} spectra and {n_reject} rejects; {folder} is damaged"
+        )
+    clear_staging(folder)
+    state.record(
+        "ingest", 0, files=state.n_input, spectra=layout.n_spectrum, rejects=n_reject, batches=len(state.batches)
+    )
+    state.echo(f"ingest: {layout.n_spectrum} spectra in the cube, {n_reject} rejected")
+
+
+def _plan(state: State, client: Client, batch: Batch) -> None:
+    """Read all files of a batch into staged parts, and say which spectra go where."""
+    folder, settings = state.folder, state.settings
+    size, parts = settings.cube.partition_size, range(batch.first, batch.first + batch.parts)
+    files = dict(zip(parts, split(batch.files, size), strict=True))
+    left = state.todo("stage", parts)
+    run_tasks(
+        client,
+        "read",
+        {p: (maps.stage, str(folder), p, state.mark("stage", p), settings.input.classes) for p in left},
+        total=batch.files,
+        done=batch.files - sum(files[p] for p in left),
+        rows=lambda receipt: receipt.rows,
+        patience=settings.cluster.patience,
+    )
+    earlier = [batch_path(folder, PLAN, number) for number in range(batch.number)]
+    known = [read_table(path, ["specid", "obsid", "path"]).to_pandas() for path in earlier]
+    fresh, repeated = read_staged_meta(folder, parts), []
+    if known:
+        fresh, rejects = drop_known(fresh, pd.concat(known, ignore_index=True))
+        repeated.append(rejects)
+    kept, rejects = drop_duplicates(fresh)
+    rejects = pd.concat([read_staged_rejects(folder, parts), *repeated, rejects], ignore_index=True)
+    rejected, planned = (batch_path(folder, table, batch.number) for table in (REJECTED, PLAN))
+    write_table(rejected, to_table(rejects.sort_values("path"), REJECTS))
+    _check_rejects(state, batch, kept, rejects)
+    write_grouped(planned, kept.iloc[sky_order(kept)], split(len(kept), size))
+    files = hash_files(folder, [batch_path(folder, INPUTS, batch.number), planned, rejected])
+    write_receipt(folder, Receipt("plan", batch.number, state.mark("plan", batch.number), len(kept), files=files))
+
+
+def _lay_out(state: State) -> None:
+    """Make the cube, or room in it for another batch."""
+    cube, layout = cube_place(state.folder), state.layout
+    try:
+        grown = read_layout(cube).batches == layout.batches[:-1]
+    except RunError:
+        grown = False
+    if not grown:
+        # What an interrupted ingest of other inputs left, or a damaged layout, is nothing to go on with.
+        (cube / "zarr.json").unlink(missing_ok=True)
+    create_cube(cube, layout)
+    files = hash_files(state.folder, layout_files(cube))
+    write_receipt(state.folder, Receipt("layout", 0, state.marks["layout"], layout.n_spectrum, files=files))
+
+
+def _check_rejects(state: State, batch: Batch, kept: pd.DataFrame, rejects: pd.DataFrame) -> None:
+    wrong = rejects[~rejects["reason"].isin(_NOT_WRONG)]
+    reasons = ", ".join(f"{n} {reason}" for reason, n in rejects["reason"].value_counts().items())
+    if len(wrong) > state.settings.input.max_reject_share * batch.files or not (len(kept) or batch.number):
+        remedy = (
+            "choose other input.classes" if not len(wrong) else "correct the inputs, or raise input.max_reject_share"
+        )
+        raise RunError(
+            f"{len(rejects)} of {batch.files} files are not used ({reasons}); see "
+            f"{batch_path(state.folder, REJECTED, batch.number)}; {remedy}"
+        )

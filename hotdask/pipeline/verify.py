@@ -1,0 +1,163 @@
+"""Whether what a run has written is sound: every hash, every count, every schema."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import zarr
+
+from hotdask.errors import HotdaskError
+from hotdask.pipeline.plan import INPUTS, PLAN, REJECTED, batch_path, list_batches
+from hotdask.pipeline.state import State, open_state
+from hotdask.pipeline.tables import STARS
+from hotdask.schema import CATALOG, CUBE, CUBE_COORDINATES, FITS, REJECTS, SPECTRA, Column, arrow_schema
+from hotdask.store.catalog import FITS_FOLDER, read_provenance, shown_catalog
+from hotdask.store.cube import SIDECAR, cube_place, read_layout, read_sidecar
+from hotdask.store.parquet import count_rows, list_parts, part_path, read_schema, read_table
+from hotdask.store.places import zarr_store
+from hotdask.store.receipts import check_receipt, list_receipts
+
+
+def verify(folder: str | Path, echo: Callable[[str], None] = print) -> list[str]:
+    """Look at everything a run has written: every hash, every count, every schema.
+
+    Parameters
+    ----------
+    folder : path
+        Folder of the run, which need not be finished.
+    echo : callable
+        Told what was looked at, and each problem.
+
+    Returns
+    -------
+    list of str
+        What is wrong, a sentence each; empty if nothing is.
+
+    Raises
+    ------
+    RunError
+        If the folder is not that of a run.
+    """
+    state = open_state(folder, echo=lambda line: None)
+    problems: list[str] = []
+    n_file = 0
+    for step, numbers in _expected(state).items():
+        receipts = list_receipts(state.folder, step)
+        done = {number: receipts[number] for number in numbers if number in receipts}
+        for number, receipt in done.items():
+            problem = check_receipt(state.folder, receipt, state.mark(step, number))
+            problems += [] if problem is None else [problem]
+            n_file += len(receipt.files)
+        problems += [f"{step} {n}: a receipt of no partition of this run" for n in sorted(set(receipts) - set(numbers))]
+        if step in state.summary["done"] and len(done) < len(numbers):
+            problems.append(f"{step} is called done, but has {len(done)} of {len(numbers)} receipts")
+    echo(f"{n_file} files hashed against their receipts")
+    for check in (_check_inputs, _check_cube, _check_tables, _check_catalog):
+        try:
+            told, wrong = check(state)
+        except (HotdaskError, OSError, pa.ArrowException) as error:
+            told, wrong = "", [str(error)]
+        if told:
+            echo(told)
+        problems += [problem for problem in wrong if problem not in problems]
+    for problem in problems:
+        echo(f"WRONG: {problem}")
+    echo(f"{state.folder}: {len(problems)} problems" if problems else f"{state.folder}: sound")
+    return problems
+
+
+def _expected(state: State) -> dict[str, range]:
+    """Numbers of the receipts each step must have when it is done."""
+    expected = {"plan": range(len(state.batches))}
+    if len(list_batches(state.folder, PLAN)) == len(state.batches):
+        partitions = range(len(state.layout.counts))
+        expected |= {"layout": range(1), "ingest": partitions, "fit": partitions}
+    return expected
+
+
+def _check_inputs(state: State) -> tuple[str, list[str]]:
+    """Each file of a batch is planned or rejected, once."""
+    problems = []
+    for batch in state.batches[: len(list_batches(state.folder, PLAN))]:
+        given, kept, rejected = (
+            read_table(batch_path(state.folder, table, batch.number), ["path"])["path"].to_pandas()
+            for table in (INPUTS, PLAN, REJECTED)
+        )
+        found = pd.concat([kept, rejected])
+        lost, twice = set(given) - set(found), sorted(set(found[found.duplicated()]))
+        foreign = set(found) - set(given)
+        for name, paths in (("neither planned nor rejected", lost), ("not an input", foreign), ("there twice", twice)):
+            if paths:
+                problems.append(f"batch {batch.number}: {len(paths)} files are {name}, first {min(paths)}")
+    return f"{state.n_input} files accounted for", problems
+
+
+def _check_cube(state: State) -> tuple[str, list[str]]:
+    path = cube_place(state.folder)
+    if "ingest" not in state.summary["done"]:
+        return "", []
+    problems, layout = [], read_layout(path)
+    if layout != state.layout:
+        problems.append(f"{path}: holds batches of {layout.batches}, planned are {state.layout.batches}")
+    group = zarr.open_group(zarr_store(path), mode="r", zarr_format=3)
+    for v in (*CUBE, *CUBE_COORDINATES):
+        array = group[v.name]
+        found = (array.dtype, array.shape[0], array.attrs.get("units"))
+        expected = (np.dtype(v.dtype), layout.n_row, v.unit)
+        if found != expected:
+            problems.append(f"{path}/{v.name}: (type, rows, unit) are {found}, should be {expected}")
+    return f"cube of {layout.n_spectrum} spectra in {len(layout.counts)} partitions", problems
+
+
+def _check_schema(path: Path, columns: tuple[Column, ...]) -> list[str]:
+    found, problems = read_schema(path), []
+    for field in arrow_schema(columns):
+        like = found.field(field.name) if field.name in found.names else None
+        if like is None or (like.type, like.metadata) != (field.type, field.metadata):
+            problems.append(f"{path}: column {field.name} is not {field.type} with its unit")
+    return problems
+
+
+def _check_tables(state: State) -> tuple[str, list[str]]:
+    """Schemas and rows of the tables beside the cube, row by row the same spectra."""
+    folder, problems, rows = state.folder, [], 0
+    for path in list_batches(folder, REJECTED):
+        problems += _check_schema(path, REJECTS)
+    if len(list_batches(folder, PLAN)) < len(state.batches):
+        return "", problems
+    for name, columns, step in ((SIDECAR, SPECTRA, "ingest"), (FITS_FOLDER, FITS, "fit")):
+        if step not in state.summary["done"]:
+            continue
+        parts = {part_path(folder / name, p): n for p, n in enumerate(state.layout.counts)}
+        problems += [f"{path}: belongs to no partition" for path in list_parts(folder / name) if path not in parts]
+        for partition, (path, n) in enumerate(parts.items()):
+            problems += _check_schema(path, columns)
+            specid = read_table(path, ["specid"])["specid"].to_pylist()
+            rows += len(specid)
+            if len(specid) != n:
+                problems.append(f"{path}: has {len(specid)} rows, should have {n}")
+            elif name == FITS_FOLDER and specid != read_sidecar(folder, partition, ["specid"])["specid"].tolist():
+                problems.append(f"{path}: holds other spectra than partition {partition} of the cube")
+    return f"{rows} rows of spectra and fits", problems
+
+
+def _check_catalog(state: State) -> tuple[str, list[str]]:
+    if "catalog" not in state.summary["done"]:
+        return "", []
+    folder, problems, specids = state.folder, [], []
+    shown = shown_catalog(folder)
+    if not state.catalog_sound():
+        problems.append(f"{shown.folder}: a part's content is not what its name says, or rows are missing")
+    for part in shown.parts:
+        problems += _check_schema(part, CATALOG)
+        specids += read_table(part, ["specid"])["specid"].to_pylist()
+    planned = [s for p in list_batches(folder, PLAN) for s in read_table(p, ["specid"])["specid"].to_pylist()]
+    if sorted(specids) != sorted(planned):
+        problems.append(f"{shown.folder}: has {len(specids)} spectra, not the {len(planned)} that were planned")
+    if read_provenance(folder).get("fingerprint") != state.marks["catalog"]:
+        problems.append(f"{shown.folder}: was made from another state of the run; run the command again")
+    if count_rows(folder / STARS) != len(planned):
+        problems.append(f"{folder / STARS}: has {count_rows(folder / STARS)} rows, should have {len(planned)}")
+    return f"catalog: {len(specids)} rows in {len(shown.parts)} files, version {shown.folder.name}", problems

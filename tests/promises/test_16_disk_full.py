@@ -1,0 +1,103 @@
+"""Promise 16: a full disk ends a run with an error that says where, and harms nothing."""
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from distributed import Client
+
+from hotdask.errors import DiskFullError, RunError
+from hotdask.pipeline.execute import run
+from hotdask.pipeline.tasks import run_tasks
+from hotdask.store.atomic import atomic_folder, write_bytes
+from hotdask.store.receipts import Receipt, check_receipt, list_receipts
+
+
+def quiet(line: str) -> None:
+    """An echo that says nothing."""
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A file system of a size to be chosen, and chosen again."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = False
+
+    def resize(size: str) -> Path:
+        nonlocal mounted
+        what = ["-o", f"remount,size={size}"] if mounted else ["-t", "tmpfs", "-o", f"size={size}", "tmpfs"]
+        done = subprocess.run(["mount", *what, str(folder)], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"needs the right to mount a small file system ({done.stderr.strip()})")
+        mounted = True
+        return folder
+
+    if shutil.which("mount") is None:
+        pytest.skip("needs mount, to make a small file system")
+    yield resize
+    if mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_run_on_a_full_disk_goes_on_when_there_is_room(
+    client: Client, survey, settings_for: Callable, hashes: Callable, small: Callable, tmp_path: Path
+) -> None:
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in survey.good[:40]:
+        shutil.copy2(path, few)
+    # Room for what is read, not for the cube besides.
+    folder = small("2300k") / "RUN"
+    settings = settings_for(folder, spectra=f"{few}/*", cube__partition_size=16)
+    with pytest.raises(DiskFullError, match=r"ingest: .*RUN/.*no room on the disk .*make room, and run the same comm"):
+        run(settings, until="ingest", client=client, echo=quiet)
+    staged = list_receipts(folder, "stage")
+    assert len(staged) == 3
+    assert len(list_receipts(folder, "ingest")) < 3
+    for step in ("stage", "plan", "ingest"):
+        for receipt in list_receipts(folder, step).values():
+            assert check_receipt(folder, receipt, receipt.fingerprint) is None
+    assert not list(folder.rglob(".*.partial"))
+    when = {name: (folder / name).stat().st_mtime_ns for receipt in staged.values() for name in receipt.files}
+
+    small("20m")
+    shutil.copytree(folder, tmp_path / "kept")
+    summary = run(settings, until="ingest", client=client, echo=quiet)
+    assert summary["counts"]["spectra"] == 40
+    assert {name: (tmp_path / "kept" / name).stat().st_mtime_ns for name in when} == when
+    undisturbed = settings_for(tmp_path / "RUN", spectra=f"{few}/*", cube__partition_size=16)
+    run(undisturbed, until="ingest", client=client, echo=quiet)
+    one, other = hashes(folder), hashes(tmp_path / "RUN")
+    cube = {name for name in one if name.startswith(("spectra", "plan", "rejects"))}
+    assert len(cube) > 30
+    assert {name: one[name] for name in cube} == {name: other.get(name) for name in cube}
+
+
+def _fill(folder: str, partition: int) -> Receipt:
+    Path(folder, f"begun-{partition}").touch()
+    write_bytes(Path(folder, f"part-{partition}"), b"x" * 100_000)
+    return Receipt("step", partition, "", 1, {})
+
+
+def test_a_full_disk_begins_nothing_more(client: Client, small: Callable) -> None:
+    folder = small("350k")
+    with pytest.raises(DiskFullError, match="3 of 50 tasks are done and kept"):
+        run_tasks(client, "step", {p: (_fill, str(folder), p) for p in range(50)}, total=50, done=0, rows=lambda r: 1)
+    assert len(list(folder.glob("part-*"))) == 3
+    # Those that a worker had already, but neither all nor any twice.
+    assert len(list(folder.glob("begun-*"))) < 15
+
+
+def test_what_finds_no_room_leaves_nothing(small: Callable) -> None:
+    folder = small("64k")
+    write_bytes(folder / "a", b"old")
+    with pytest.raises(DiskFullError, match=r"small: no room on the disk for a \(No space left on device\)"):
+        write_bytes(folder / "a", b"x" * 100_000)
+    assert issubclass(DiskFullError, RunError)
+    with pytest.raises(DiskFullError, match="no room on the disk for b"), atomic_folder(folder / "b") as partial:
+        (partial / "c").write_bytes(b"x" * 100_000)
+    assert [p.name for p in folder.iterdir()] == ["a"]
+    assert (folder / "a").read_bytes() == b"old"

@@ -1,0 +1,45 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hotdask.errors import RunError
+from hotdask.store.lock import hold
+
+
+def test_a_second_holder_is_told_who_holds(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\n"
+        "from hotdask.store.lock import hold\n"
+        "with hold(sys.argv[1]):\n"
+        "    print('held', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    try:
+        assert other.stdout.readline() == b"held\n"
+        before = {p: p.read_bytes() for p in tmp_path.iterdir()}
+        with (
+            pytest.raises(RunError, match=rf"is in use by process {other.pid} on \S+, since 20\S+; wait"),
+            hold(tmp_path),
+        ):
+            pass
+        assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
+    finally:
+        other.kill()
+        other.wait()
+        other.stdout.close()
+    # The operating system has let go of it.
+    with hold(tmp_path):
+        assert f'"pid": {os.getpid()}' in (tmp_path / ".lock.json").read_text()
+    with hold(tmp_path):
+        pass
+    assert [p.name for p in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"file/\.lock: cannot be locked"), hold(tmp_path / "file"):
+        pass
