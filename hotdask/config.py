@@ -8,11 +8,14 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hotdask import windows
 from hotdask.errors import SettingsError
 from hotdask.labels import LABEL_NAMES, RELATIVE
+
+SETTINGS = "settings.toml"
+"""File of the settings in the folder of a run."""
 
 Range = tuple[float, float]
 
@@ -182,6 +185,36 @@ class Report(_Section):
     truth: str | None = Field(None, description="truth table of a simulated survey (.parquet), to compare with")
 
 
+class Store(_Section):
+    """Where the two large products lie, if not in the folder of the run.
+
+    Endpoint and credentials are never settings: fsspec and AWS read them from the environment, ``~/.aws`` and
+    ``~/.config/fsspec``. Decides no label.
+    """
+
+    cube: str | None = Field(None, description="URL of the cube, e.g. s3://bucket/RUN/spectra.zarr; default: in out")
+    catalog: str | None = Field(None, description="URL of the catalog, e.g. s3://bucket/RUN/catalog; default: in out")
+
+    @field_validator("cube", "catalog")
+    @classmethod
+    def _url(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        protocol, mark, path = url.rstrip("/").partition("://")
+        if not mark:
+            raise ValueError(f"{url!r} is no URL; give one as s3://bucket/folder, or leave it out to keep it in out")
+        if not protocol or not all(path.split("/")) or "/" not in path:
+            raise ValueError(f"{url!r} names no folder; give one as s3://bucket/folder")
+        return f"{protocol}://{path}"
+
+    @model_validator(mode="after")
+    def _apart(self):
+        for one, other in ((self.cube, self.catalog), (self.catalog, self.cube)):
+            if one and other and f"{one}/".startswith(f"{other}/"):
+                raise ValueError(f"{one} lies in {other}; give each a folder of its own")
+        return self
+
+
 FREE: dict[str, set[str]] = {"input": {"max_reject_share"}}
 """Settings that decide whether a run goes on but not what it finds: they may change from one command to the next."""
 
@@ -202,6 +235,7 @@ class Settings(_Section):
     normalize: Normalize = Normalize()
     fit: Fit = Fit()
     catalog: Catalog = Catalog()
+    store: Store = Store()
     cluster: Cluster = Cluster()
     report: Report = Report()
 

@@ -1,9 +1,12 @@
 """Shared fixtures: where real data lie, if at hand; a small simulated survey, a cluster and one finished run of it."""
 
+import gc
 import hashlib
 import importlib.util
+import logging
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +64,36 @@ def synthesis() -> Path:
 def paper() -> str:
     """Text of the paper the method comes from."""
     return (_folder("paper") / "hotpayne.txt").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[dict[str, str]]:
+    """A server of S3 on this machine with the bucket ``survey``: the environment that leads to it, which is set."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        from s3fs import S3FileSystem
+
+        S3FileSystem().mkdir("survey")
+        yield environment
+        S3FileSystem.clear_instance_cache()
+        # Clients that Zarr makes are never closed.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            gc.collect()
+    server.stop()
 
 
 @pytest.fixture(scope="session")

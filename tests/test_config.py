@@ -93,6 +93,22 @@ class TestRefused:
         with pytest.raises(SettingsError, match=r"binary\.toml: not a text file.*give a TOML file"):
             load_settings(path)
 
+    @pytest.mark.parametrize(
+        ("store", "message"),
+        [
+            ({"cube": "RUN/spectra.zarr"}, "store.cube: 'RUN/spectra.zarr' is no URL; give one as s3://bucket/folder"),
+            ({"catalog": "s3://bucket/"}, "store.catalog: 's3://bucket/' names no folder"),
+            ({"catalog": "://bucket/a"}, "store.catalog: '://bucket/a' names no folder"),
+            ({"catalog": "s3://bucket//a"}, "store.catalog: 's3://bucket//a' names no folder"),
+            ({"cube": "s3://bucket/a", "catalog": "s3://bucket/a/"}, "store: s3://bucket/a lies in s3://bucket/a"),
+            ({"cube": "s3://bucket/a/b", "catalog": "s3://bucket/a"}, "store: s3://bucket/a/b lies in s3://bucket/a"),
+            ({"cube": "s3://bucket/a", "catalog": "s3://bucket/a/b"}, "store: s3://bucket/a/b lies in s3://bucket/a"),
+        ],
+        ids=str,
+    )
+    def test_a_place_that_is_none(self, store, message):
+        assert f"  {message}" in refusal({**MINIMAL, "store": store})
+
     def test_a_section_that_is_no_section(self):
         assert "  fit: " in refusal({**MINIMAL, "fit": 3})
 
@@ -226,6 +242,7 @@ class TestFingerprint:
             {"cluster__workers": 7, "cluster__scheduler": "tls://x:1"},
             {"cluster__dashboard": "127.0.0.1:0"},
             {"report__spectra": 3, "report__truth": "truth.parquet"},
+            {"store__cube": "s3://bucket/cube", "store__catalog": "s3://bucket/cubes"},
         ],
         ids=str,
     )

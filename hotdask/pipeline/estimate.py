@@ -82,7 +82,8 @@ def refuse(settings: config.Settings, files: int, *, limits: list[int], here: bo
             f"{len(limits)} workers need {format_bytes(need * len(limits))}, this machine has {format_bytes(memory)}; "
             f"cluster.workers = {max(memory // need, 1)} would fit"
         )
-    disk, free = files * (ROW.itemsize + _PACKED + _TABLES), _free(settings.out)
+    packed = _PACKED if settings.store.cube is None else 0
+    disk, free = files * (ROW.itemsize + packed + _TABLES), _free(settings.out)
     if disk > free:
         raise RunError(
             f"{settings.out}: {files} spectra need at least {format_bytes(disk)} of disk, "
@@ -113,7 +114,7 @@ class Estimate:
     memory : int
         Of each worker [bytes].
     disk, peak : int
-        In the end, and while the ingest lasts [bytes].
+        In the end, and while the ingest lasts, in the run's folder [bytes].
     cpu : float
         CPU time of a spectrum, files to catalog [s].
     """
@@ -200,6 +201,8 @@ def measure(settings: config.Settings, entries: pd.DataFrame, workers: int) -> E
         )
         write = (time.process_time() - began) / kept
         packed = sum(path.stat().st_size for path in cube.rglob("c/**/*") if path.is_file()) / kept
+    if settings.store.cube is not None:
+        packed = 0
     lsf = block.meta[list(maps.LSF_NAMES)].to_numpy(dtype=np.float64)
     spectra = block.flux, model.usable(block.ivar, block.andmask, block.ormask), block.meta["rv"].to_numpy(), lsf
     # What is loaded and built once is no cost of a spectrum.

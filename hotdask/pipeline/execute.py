@@ -26,6 +26,7 @@ from hotdask.pipeline.tasks import run_tasks, watched
 from hotdask.schema import SPECTRA, TRUTH
 from hotdask.steps.label import Labeler
 from hotdask.store.atomic import check_links, clear_leftovers
+from hotdask.store.claims import claim
 from hotdask.store.inputs import list_inputs
 from hotdask.store.lock import hold
 from hotdask.store.parquet import read_table
@@ -110,6 +111,7 @@ def _go_on(
     clear_leftovers(folder)
     check_links(folder)
     check_settings(folder, settings)
+    claim(folder, settings.store)
     _check_emulator(folder, identity)
     batches = check_inputs(folder, entries, settings.cube.partition_size, planned=_count_planned(folder))
     if len(batches) > 1:

@@ -21,7 +21,7 @@ from hotdask.pipeline.plan import (
 from hotdask.pipeline.state import State
 from hotdask.pipeline.tasks import run_tasks
 from hotdask.schema import REJECTS, to_table
-from hotdask.store.cube import create_cube, read_layout
+from hotdask.store.cube import create_cube, cube_place, layout_files, read_layout
 from hotdask.store.parquet import count_rows, read_table, write_table
 from hotdask.store.receipts import Receipt, hash_files, write_receipt
 from hotdask.store.staging import FOLDER as STAGING
@@ -98,7 +98,7 @@ def _plan(state: State, client: Client, batch: Batch) -> None:
 
 def _lay_out(state: State) -> None:
     """Make the cube, or room in it for another batch."""
-    cube, layout = state.folder / maps.CUBE, state.layout
+    cube, layout = cube_place(state.folder), state.layout
     try:
         grown = read_layout(cube).batches == layout.batches[:-1]
     except RunError:
@@ -107,7 +107,7 @@ def _lay_out(state: State) -> None:
         # What an interrupted ingest of other inputs left, or a damaged layout, is nothing to go on with.
         (cube / "zarr.json").unlink(missing_ok=True)
     create_cube(cube, layout)
-    files = hash_files(state.folder, sorted(cube.rglob("zarr.json")))
+    files = hash_files(state.folder, layout_files(cube))
     write_receipt(state.folder, Receipt("layout", 0, state.marks["layout"], layout.n_spectrum, files=files))
 
 

@@ -21,13 +21,18 @@ from hotdask.schema import FITS
 from hotdask.simulation import Simulation, write_visits
 from hotdask.steps.label import Labeler
 from hotdask.store.catalog import write_fits_part
-from hotdask.store.cube import partition_files, read_partition, read_sidecar, write_partition, write_sidecar
+from hotdask.store.cube import (
+    cube_place,
+    partition_files,
+    read_partition,
+    read_sidecar,
+    write_partition,
+    write_sidecar,
+)
 from hotdask.store.lamost import OVERRIDES, read_spectra
 from hotdask.store.receipts import Receipt, hash_files, write_receipt
 from hotdask.store.staging import gather, is_staged, write_staged
 from hotdask.timing import Timings, kernel, timings
-
-CUBE = "spectra.zarr"
 
 
 def one_thread() -> None:
@@ -73,9 +78,9 @@ def ingest(run: str, partition: int, mark: str) -> Receipt:
             with kernel("read files"):
                 arrays = _read_again(plan)
         with kernel("write cube"):
-            write_partition(Path(run, CUBE), partition, arrays, plan)
+            write_partition(cube_place(run), partition, arrays, plan)
         with kernel("write sidecar"):
-            paths = [*partition_files(Path(run, CUBE), partition), write_sidecar(run, partition, plan)]
+            paths = [*partition_files(cube_place(run), partition), write_sidecar(run, partition, plan)]
         return _finish(run, "ingest", partition, mark, len(plan), paths, spent)
 
 
@@ -133,7 +138,7 @@ def fit(run: str, partition: int, mark: str, settings: config.Settings, identity
         with kernel("load emulator"):
             model = make_labeler(settings, identity, settings.cluster.device)
         with kernel("read cube"):
-            arrays = read_partition(Path(run, CUBE), partition)
+            arrays = read_partition(cube_place(run), partition)
             lsf = np.column_stack([arrays[name] for name in LSF_NAMES])
         with kernel("label"):
             ivar = model.usable(arrays["ivar"], arrays["andmask"], arrays["ormask"])

@@ -8,13 +8,13 @@ import pandas as pd
 from hotdask import config, windows
 from hotdask.flags import Flag
 from hotdask.labels import LABEL_NAMES, LSF_NAMES
-from hotdask.pipeline.maps import CUBE, make_labeler, one_thread
+from hotdask.pipeline.maps import make_labeler, one_thread
 from hotdask.pipeline.plan import read_rejects
 from hotdask.report.page import SpectrumView, build_report
 from hotdask.schema import CATALOG
 from hotdask.store.atomic import write_text
-from hotdask.store.catalog import FITS_FOLDER, LINK, read_fits_part
-from hotdask.store.cube import read_partition
+from hotdask.store.catalog import FITS_FOLDER, read_catalog, read_fits_part
+from hotdask.store.cube import cube_place, read_partition
 from hotdask.store.lamost import REASONS
 from hotdask.store.parquet import list_parts
 
@@ -41,7 +41,7 @@ def spectrum_views(
     views = []
     for _, star in chosen.iterrows():
         partition, offset = divmod(int(rows[star["specid"]]), settings.cube.partition_size)
-        arrays = {k: v[offset : offset + 1] for k, v in read_partition(Path(run, CUBE), partition).items()}
+        arrays = {k: v[offset : offset + 1] for k, v in read_partition(cube_place(run), partition).items()}
         ivar = model.usable(arrays["ivar"], arrays["andmask"], arrays["ormask"])
         lsf = np.column_stack([arrays[name] for name in LSF_NAMES])
         prepared = model.prepare(arrays["flux"], ivar, arrays["rv"], lsf)
@@ -72,7 +72,7 @@ def write_report(run: str, settings: config.Settings, identity: str, summary: di
     """Write ``RUN/report/index.html`` from the published catalog."""
     one_thread()
     folder = Path(run)
-    catalog = pd.read_parquet(folder / LINK, columns=[c.name for c in CATALOG])
+    catalog = read_catalog(folder, columns=[c.name for c in CATALOG])
     truth = None if settings.report.truth is None else pd.read_parquet(settings.report.truth)
     chosen = choose_spectra(catalog, settings.report.spectra)
     emulator = make_labeler(settings, identity).emulator

@@ -28,7 +28,7 @@ from hotdask.store.cube import n_partitions
 from hotdask.store.inputs import input_signature
 from hotdask.store.parquet import read_table
 
-SETTINGS, INPUTS, PLAN, REJECTED = "settings.toml", "inputs", "plan", "rejects"
+INPUTS, PLAN, REJECTED = "inputs", "plan", "rejects"
 _SKY = HEALPix(nside=4096, order="nested")
 
 
@@ -125,15 +125,15 @@ def check_settings(run: Path, settings: config.Settings) -> None:
     Raises
     ------
     SettingsError
-        If anything that decides a result differs, listing what.
+        If anything that decides a result, or where it lies, differs, listing what.
     """
-    path = run / SETTINGS
+    path = run / config.SETTINGS
     if path.exists():
         before = tomllib.loads(path.read_text(encoding="utf-8"))
         now = tomllib.loads(config.dump_settings(settings))
         changed = [
             f"  {section}.{key}: {before.get(section, {}).get(key)!r} -> {now.get(section, {}).get(key)!r}"
-            for section in ("input", "cube", "normalize", "fit", "catalog")
+            for section in ("input", "cube", "normalize", "fit", "catalog", "store")
             for key in sorted({*before.get(section, {}), *now.get(section, {})} - set(config.FREE.get(section, ())))
             if before.get(section, {}).get(key) != now.get(section, {}).get(key)
         ]

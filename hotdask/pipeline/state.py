@@ -11,7 +11,7 @@ import hotdask
 from hotdask import config
 from hotdask.errors import RunError
 from hotdask.pipeline import maps
-from hotdask.pipeline.plan import INPUTS, PLAN, SETTINGS, Batch, batch_path, fingerprint, list_batches, read_batches
+from hotdask.pipeline.plan import INPUTS, PLAN, Batch, batch_path, fingerprint, list_batches, read_batches
 from hotdask.store.atomic import write_text
 from hotdask.store.catalog import FITS_FOLDER, is_sound
 from hotdask.store.cube import SIDECAR, Layout
@@ -180,9 +180,9 @@ def open_state(folder: str | Path, echo: Callable[[str], None] = print) -> State
         If the folder is not that of a run.
     """
     folder = Path(folder)
-    if not (folder / SETTINGS).exists() or not list_batches(folder, INPUTS):
-        raise RunError(f"{folder} holds no run (no {SETTINGS}); give the --out folder of `hotdask run`")
-    settings = config.load_settings(folder / SETTINGS)
+    if not (folder / config.SETTINGS).exists() or not list_batches(folder, INPUTS):
+        raise RunError(f"{folder} holds no run (no {config.SETTINGS}); give the --out folder of `hotdask run`")
+    settings = config.load_settings(folder / config.SETTINGS)
     batches = read_batches(folder, settings.cube.partition_size)
     identity = (read_summary(folder) or {}).get("emulator")
     if identity is None:

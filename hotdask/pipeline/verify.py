@@ -6,18 +6,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 import zarr
 
 from hotdask.errors import HotdaskError
-from hotdask.pipeline.maps import CUBE as CUBE_FOLDER
 from hotdask.pipeline.plan import INPUTS, PLAN, REJECTED, batch_path, list_batches
 from hotdask.pipeline.state import State, open_state
 from hotdask.pipeline.tables import STARS
 from hotdask.schema import CATALOG, CUBE, CUBE_COORDINATES, FITS, REJECTS, SPECTRA, Column, arrow_schema
-from hotdask.store.catalog import FITS_FOLDER, LINK, catalog_folder, read_provenance
-from hotdask.store.cube import SIDECAR, read_layout, read_sidecar
-from hotdask.store.parquet import count_rows, list_parts, part_path, read_table
+from hotdask.store.catalog import FITS_FOLDER, read_provenance, shown_catalog
+from hotdask.store.cube import SIDECAR, cube_place, read_layout, read_sidecar
+from hotdask.store.parquet import count_rows, list_parts, part_path, read_schema, read_table
+from hotdask.store.places import zarr_store
 from hotdask.store.receipts import check_receipt, list_receipts
 
 
@@ -96,13 +95,13 @@ def _check_inputs(state: State) -> tuple[str, list[str]]:
 
 
 def _check_cube(state: State) -> tuple[str, list[str]]:
-    path = state.folder / CUBE_FOLDER
+    path = cube_place(state.folder)
     if "ingest" not in state.summary["done"]:
         return "", []
     problems, layout = [], read_layout(path)
     if layout != state.layout:
         problems.append(f"{path}: holds batches of {layout.batches}, planned are {state.layout.batches}")
-    group = zarr.open_group(path, mode="r", zarr_format=3)
+    group = zarr.open_group(zarr_store(path), mode="r", zarr_format=3)
     for v in (*CUBE, *CUBE_COORDINATES):
         array = group[v.name]
         found = (array.dtype, array.shape[0], array.attrs.get("units"))
@@ -113,7 +112,7 @@ def _check_cube(state: State) -> tuple[str, list[str]]:
 
 
 def _check_schema(path: Path, columns: tuple[Column, ...]) -> list[str]:
-    found, problems = pq.read_schema(path), []
+    found, problems = read_schema(path), []
     for field in arrow_schema(columns):
         like = found.field(field.name) if field.name in found.names else None
         if like is None or (like.type, like.metadata) != (field.type, field.metadata):
@@ -148,17 +147,17 @@ def _check_catalog(state: State) -> tuple[str, list[str]]:
     if "catalog" not in state.summary["done"]:
         return "", []
     folder, problems, specids = state.folder, [], []
-    shown = catalog_folder(folder)
+    shown = shown_catalog(folder)
     if not state.catalog_sound():
-        problems.append(f"{shown}: a part's content is not what its name says, or rows are missing")
-    for part in list_parts(shown):
+        problems.append(f"{shown.folder}: a part's content is not what its name says, or rows are missing")
+    for part in shown.parts:
         problems += _check_schema(part, CATALOG)
         specids += read_table(part, ["specid"])["specid"].to_pylist()
     planned = [s for p in list_batches(folder, PLAN) for s in read_table(p, ["specid"])["specid"].to_pylist()]
     if sorted(specids) != sorted(planned):
-        problems.append(f"{shown}: has {len(specids)} spectra, not the {len(planned)} that were planned")
+        problems.append(f"{shown.folder}: has {len(specids)} spectra, not the {len(planned)} that were planned")
     if read_provenance(folder).get("fingerprint") != state.marks["catalog"]:
-        problems.append(f"{shown}: was made from another state of the run; run the command again")
+        problems.append(f"{shown.folder}: was made from another state of the run; run the command again")
     if count_rows(folder / STARS) != len(planned):
         problems.append(f"{folder / STARS}: has {count_rows(folder / STARS)} rows, should have {len(planned)}")
-    return f"{LINK}: {len(specids)} rows in {len(list_parts(shown))} files, version {shown.name}", problems
+    return f"catalog: {len(specids)} rows in {len(shown.parts)} files, version {shown.folder.name}", problems

@@ -2,7 +2,7 @@
 
 Everything is built under a hidden name in the same folder, flushed to disk, and renamed into place. A rename is the one
 change a file system makes at once, so a reader, a killed writer or a second writer of the same thing never meets half a
-file.
+file. On an object store the one change made at once is the writing of an object.
 """
 
 import errno
@@ -14,6 +14,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from hotdask.errors import DiskFullError, RunError
+from hotdask.store.places import is_url, place
 
 PARTIAL = ".partial"
 """How the hidden name of something unfinished ends."""
@@ -140,7 +141,11 @@ def atomic_folder(final: str | Path) -> Iterator[Path]:
 
 
 def write_bytes(final: str | Path, data: bytes) -> None:
-    """Write a whole file or none."""
+    """Write a whole file or none, or a whole object below a URL."""
+    if is_url(final):
+        there = place(final)
+        there.fs.pipe_file(there.path, data)
+        return
     with atomic_path(final) as path:
         path.write_bytes(data)
 
@@ -182,7 +187,15 @@ def publish_link(link: str | Path, target: str | Path) -> None:
 
 
 def remove_folder(folder: str | Path) -> None:
-    """Remove a folder: first its name at once, then what it held. A folder that is not there is no error."""
+    """Remove a folder: first its name at once, then what it held. A folder that is not there is no error.
+
+    Below a URL, where nothing has a name apart from what it holds, objects go one by one.
+    """
+    if is_url(folder):
+        there = place(folder)
+        with suppress(FileNotFoundError):
+            there.fs.rm(there.path, recursive=True)
+        return
     folder = Path(folder)
     if folder.is_symlink():
         # What it points at is not ours to remove.

@@ -1,7 +1,7 @@
 """The tables a run ends with: one part of fits a partition, and the published catalog.
 
-A catalog version is a folder of Parquet parts, built under a hidden name, checked, renamed, and then shown by swapping
-the link ``RUN/catalog``. Parts are named by their content: a reader that lists one version and opens another can only
+A catalog version is a folder of Parquet parts, built where nobody looks, checked, and then shown at once, all of it:
+`hotdask.store.versions`. Parts are named by their content: a reader that lists one version and opens another can only
 find the very same part or none, never a mixture.
 """
 
@@ -19,17 +19,15 @@ import pyarrow.parquet as pq
 from hotdask.errors import RunError
 from hotdask.labels import N_LABELS
 from hotdask.schema import CATALOG, FITS, Column, arrow_schema, pack_covariance
-from hotdask.store.atomic import atomic_folder, publish_link, remove_folder
-from hotdask.store.parquet import list_parts, part_path, read_table, write_table
-from hotdask.store.receipts import hash_file
+from hotdask.store.parquet import count_rows, list_parts, part_path, read_schema, read_table, write_table
+from hotdask.store.places import key_and_files
+from hotdask.store.receipts import hash_all
+from hotdask.store.versions import Shown, catalog_versions
 
-FITS_FOLDER, LINK, VERSIONS = "fits", "catalog", "catalog_versions"
+FITS_FOLDER = "fits"
 
 PROVENANCE = b"hotdask"
 """Key of the provenance (JSON) in the metadata of every catalog part's schema."""
-
-KEEP = 2
-"""Versions kept: the one shown, and the one before for those still reading it."""
 
 
 def write_fits_part(run: str | Path, partition: int, columns: Mapping[str, np.ndarray]) -> Path:
@@ -114,7 +112,7 @@ def write_catalog_part(folder: str | Path, part: int, table: pa.Table, metadata:
 
     Parameters
     ----------
-    folder : path
+    folder : path or URL
         The folder `publish_catalog` handed to its callback.
     part : int
         Number of the part.
@@ -133,12 +131,12 @@ def publish_catalog(
     *,
     rows: int | None = None,
 ) -> Published:
-    """Write a catalog version, check it, and show it as ``RUN/catalog``.
+    """Write a catalog version, check it, and show it: as ``RUN/catalog``, or where the run's settings say.
 
     Parameters
     ----------
-    run : path
-        Directory of the run.
+    run : path or URL
+        Directory of the run, or where on an object store its catalog lies.
     tables : iterable of pyarrow.Table, or callable
         One table a part; or a function that fills the folder it is given by `write_catalog_part`, from any process.
     metadata : mapping
@@ -157,13 +155,11 @@ def publish_catalog(
         If a part lacks a column or its provenance, the number of rows is wrong, or a ``specid`` occurs twice. What was
         published before stays.
     """
-    run = Path(run)
-    versions = run / VERSIONS
-    versions.mkdir(parents=True, exist_ok=True)
+    versions = catalog_versions(run)
     while True:
-        final = versions / f"v{_last_version(versions) + 1:04d}"
+        final = versions.following()
         try:
-            with atomic_folder(final) as folder:
+            with versions.build(final) as folder:
                 if callable(tables):
                     tables(folder)
                 else:
@@ -171,11 +167,11 @@ def publish_catalog(
                         write_catalog_part(folder, part, table, metadata)
                 found = _check(folder, metadata, rows)
                 files = _name_by_content(folder)
-                shown = _shown(run)
-                if shown is not None and files == {p.name: hash_file(p) for p in list_parts(shown)}:
+                shown = versions.shown()
+                if shown is not None and files == _contents(shown):
                     raise _AlreadyShown
         except _AlreadyShown:
-            return Published(shown.name, shown, found, files)
+            return Published(shown.folder.name, shown.folder, found, files)
         except FileExistsError:
             # Either the callback's own error, or another publisher took the number; tables can be iterated only once.
             if not final.exists():
@@ -184,8 +180,7 @@ def publish_catalog(
                 raise RunError(f"{final} was published by someone else meanwhile; run the command again") from None
             continue
         break
-    publish_link(run / LINK, Path(VERSIONS, final.name))
-    _remove_old(run, versions)
+    versions.show(final, {"rows": found, "files": files, "fingerprint": metadata.get("fingerprint")})
     return Published(final.name, final, found, files)
 
 
@@ -193,24 +188,12 @@ class _AlreadyShown(Exception):  # noqa: N818
     """Leaves the block that builds a version, so that what it built is removed."""
 
 
-def _numbered(versions: Path) -> list[Path]:
-    return sorted(p for p in versions.glob("v[0-9]*") if p.is_dir())
-
-
-def _last_version(versions: Path) -> int:
-    return max((int(p.name[1:]) for p in _numbered(versions)), default=0)
-
-
-def _shown(run: Path) -> Path | None:
-    link = run / LINK
-    return run / link.readlink() if link.is_symlink() and link.exists() else None
-
-
-def _remove_old(run: Path, versions: Path) -> None:
-    shown = _shown(run)
-    for folder in _numbered(versions)[:-KEEP]:
-        if folder != shown:
-            remove_folder(folder)
+def _contents(shown: Shown) -> dict[str, str] | None:
+    """SHA-256 of each part by file name, as it is now; None if one is gone."""
+    try:
+        return dict(zip([part.name for part in shown.parts], hash_all(shown.parts), strict=True))
+    except OSError:
+        return None
 
 
 def _check(folder: Path, metadata: Mapping, rows: int | None) -> int:
@@ -220,9 +203,9 @@ def _check(folder: Path, metadata: Mapping, rows: int | None) -> int:
         raise RunError("the catalog has no parts; nothing was published")
     declared = arrow_schema(CATALOG)
     provenance = provenance_metadata(metadata)[PROVENANCE]
-    first = pq.read_schema(parts[0])
+    first = read_schema(parts[0])
     for part in parts:
-        schema = pq.read_schema(part)
+        schema = read_schema(part)
         for field in declared:
             found = schema.field(field.name) if field.name in schema.names else None
             if found is None or not found.equals(field, check_metadata=True):
@@ -246,8 +229,8 @@ def _check(folder: Path, metadata: Mapping, rows: int | None) -> int:
 
 def _name_by_content(folder: Path) -> dict[str, str]:
     files = {}
-    for part in list_parts(folder):
-        digest = hash_file(part)
+    parts = list_parts(folder)
+    for part, digest in zip(parts, hash_all(parts), strict=True):
         name = f"{part.stem}-{digest[:12]}.parquet"
         part.rename(folder / name)
         files[name] = digest
@@ -255,7 +238,7 @@ def _name_by_content(folder: Path) -> dict[str, str]:
 
 
 def catalog_folder(run: str | Path) -> Path:
-    """Folder of the catalog version shown now, not the link to it.
+    """Folder of the catalog version shown now, not the link to it; a ``UPath`` if it lies on an object store.
 
     A reader at work while a new version is published keeps reading this one; through the link it would either see one
     version or fail with a missing file.
@@ -265,7 +248,18 @@ def catalog_folder(run: str | Path) -> Path:
     RunError
         If nothing is published yet.
     """
-    shown = _shown(Path(run))
+    return shown_catalog(run).folder
+
+
+def shown_catalog(run: str | Path) -> Shown:
+    """The catalog version shown now, and the parts it consists of.
+
+    Raises
+    ------
+    RunError
+        If nothing is published yet.
+    """
+    shown = catalog_versions(run).shown()
     if shown is None:
         raise RunError(
             f"{run}: no catalog is published yet; finish the run first (hotdask status tells what is missing)"
@@ -275,12 +269,12 @@ def catalog_folder(run: str | Path) -> Path:
 
 def is_sound(run: str | Path, rows: int) -> bool:
     """Whether a catalog of so many rows is published, each part with the content its name says."""
-    shown = _shown(Path(run))
-    if shown is None:
+    shown = catalog_versions(run).shown()
+    contents = None if shown is None else _contents(shown)
+    if contents is None:
         return False
-    parts = list_parts(shown)
-    whole = all(part.stem.rpartition("-")[2] == hash_file(part)[:12] for part in parts)
-    return whole and sum(pq.read_metadata(part).num_rows for part in parts) == rows
+    whole = all(Path(name).stem.rpartition("-")[2] == digest[:12] for name, digest in contents.items())
+    return whole and sum(map(count_rows, shown.parts)) == rows
 
 
 def read_catalog(run: str | Path, *, columns: Sequence[str] | None = None, filters: list | None = None) -> pd.DataFrame:
@@ -288,8 +282,8 @@ def read_catalog(run: str | Path, *, columns: Sequence[str] | None = None, filte
 
     Parameters
     ----------
-    run : path
-        Directory of the run.
+    run : path or URL
+        Directory of the run, or where on an object store its catalog lies (``s3://…``).
     columns : sequence of str, optional
         Which columns.
     filters : list, optional
@@ -300,10 +294,12 @@ def read_catalog(run: str | Path, *, columns: Sequence[str] | None = None, filte
     RunError
         If nothing is published yet.
     """
-    return pd.read_parquet(catalog_folder(run), columns=None if columns is None else list(columns), filters=filters)
+    located = [key_and_files(part) for part in shown_catalog(run).parts]
+    keys, files = [key for key, _ in located], located[0][1]
+    columns = None if columns is None else list(columns)
+    return pq.read_table(keys, columns=columns, filters=filters, filesystem=files).to_pandas()
 
 
 def read_provenance(run: str | Path) -> dict:
     """Provenance of the published catalog."""
-    part = list_parts(catalog_folder(run))[0]
-    return json.loads(pq.read_schema(part).metadata[PROVENANCE])
+    return json.loads(read_schema(shown_catalog(run).parts[0]).metadata[PROVENANCE])

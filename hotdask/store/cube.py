@@ -36,12 +36,13 @@ from hotdask.schema import (
 )
 from hotdask.store.atomic import write_bytes
 from hotdask.store.parquet import part_path, read_table, to_frame, write_table
+from hotdask.store.places import is_url, place, read_bytes, run_places, stamp, zarr_store
 from hotdask.windows import N_OBSERVED, observed_wavelength
 
 INNER_ROWS = 128
 """Rows of a chunk inside a shard, at most: reading one spectrum need not read a partition."""
 
-SIDECAR = "spectra"
+FOLDER, SIDECAR = "spectra.zarr", "spectra"
 
 _VARIABLES = (*CUBE, *CUBE_COORDINATES)
 _ATTRIBUTE_VERSION, _ATTRIBUTE_SIZE, _ATTRIBUTE_BATCHES = "hotdask_format_version", "partition_size", "batches"
@@ -174,6 +175,11 @@ def _describe(group: zarr.Group, n_row: int, partition_size: int) -> None:
     wavelength[:] = observed_wavelength()
 
 
+def cube_place(run: str | Path) -> Path:
+    """Where the cube of a run lies: in its folder, or at the URL its settings give (a ``UPath``)."""
+    return place(run_places(run).cube or Path(run, FOLDER))
+
+
 def create_cube(path: str | Path, layout: Layout) -> None:
     """Make an empty cube, metadata and the wavelengths but no spectrum; or make room for more batches in one.
 
@@ -181,7 +187,7 @@ def create_cube(path: str | Path, layout: Layout) -> None:
 
     Parameters
     ----------
-    path : path
+    path : path or URL
         Where. Until its last file, ``zarr.json``, is written, there is no cube, or the one before.
     layout : Layout
 
@@ -190,7 +196,7 @@ def create_cube(path: str | Path, layout: Layout) -> None:
     RunError
         If there are no rows, or the cube that is there holds other batches.
     """
-    path = Path(path)
+    path = place(path)
     if layout.n_spectrum < 1:
         raise RunError(f"{path}: a cube of 0 spectra cannot be made; look into the rejects table")
     if (path / "zarr.json").exists():
@@ -213,14 +219,14 @@ def create_cube(path: str | Path, layout: Layout) -> None:
     _describe(group, layout.n_row, layout.partition_size)
     for name in sorted(memory, key=lambda name: name == "zarr.json"):
         data = memory[name].to_bytes()
-        if not (path / name).exists() or (path / name).read_bytes() != data:
+        if not (path / name).exists() or read_bytes(path / name) != data:
             write_bytes(path / name, data)
 
 
 @lru_cache(maxsize=8)
-def _layout_of(path: Path, _changed: int) -> Layout:
+def _layout_of(path: Path, _changed: str) -> Layout:
     try:
-        group = zarr.open_group(path, mode="r", zarr_format=3)
+        group = zarr.open_group(zarr_store(path), mode="r", zarr_format=3)
         version, size = group.attrs.get(_ATTRIBUTE_VERSION), group.attrs.get(_ATTRIBUTE_SIZE)
         batches = group.attrs.get(_ATTRIBUTE_BATCHES)
     except (KeyError, ValueError, TypeError, OSError) as error:
@@ -240,9 +246,9 @@ def read_layout(path: str | Path) -> Layout:
     RunError
         If there is no cube, or it has another format version.
     """
-    path = Path(path)
+    path = place(path)
     try:
-        changed = (path / "zarr.json").stat().st_mtime_ns
+        changed = stamp(path / "zarr.json")
     except OSError as error:
         raise RunError(f"{path}: there is no cube; run the ingest first") from error
     return _layout_of(path, changed)
@@ -252,22 +258,51 @@ def _shard(path: Path, variable: Variable, partition: int) -> Path:
     return path.joinpath(variable.name, "c", str(partition), *["0"] * (len(variable.dims) - 1))
 
 
+def layout_files(path: str | Path) -> list[Path]:
+    """The files that say what a cube is, for hashing."""
+    names = [*(v.name for v in _VARIABLES), WAVELENGTH]
+    return [place(path) / "zarr.json", *(place(path) / name / "zarr.json" for name in names)]
+
+
 def partition_files(path: str | Path, partition: int) -> list[Path]:
     """The files one partition consists of, for hashing; whether or not they are there."""
     read_layout(path).bounds(partition)
-    return [_shard(Path(path), v, partition) for v in _VARIABLES]
+    return [_shard(place(path), v, partition) for v in _VARIABLES]
 
 
-def _encode(path: Path, variable: Variable, start: int, stop: int, values: np.ndarray) -> bytes:
+@lru_cache(maxsize=8)
+def _metadata_of(path: Path, _changed: str) -> dict[str, bytes]:
+    return {v.name: read_bytes(path / v.name / "zarr.json") for v in _VARIABLES}
+
+
+def _metadata(path: Path) -> dict[str, bytes]:
+    """What Zarr has written about each variable."""
+    try:
+        return _metadata_of(path, stamp(path / "zarr.json"))
+    except OSError as error:
+        raise RunError(f"{path}: not a hotdask cube ({error}); remove it and run the ingest again") from error
+
+
+def _encode(variable: Variable, metadata: bytes, start: int, stop: int, values: np.ndarray) -> bytes:
     """The bytes Zarr would write for one whole shard, whatever lies on disk."""
     key = f"{variable.name}/zarr.json"
-    memory = {key: cpu.Buffer.from_bytes((path / key).read_bytes())}
+    memory = {key: cpu.Buffer.from_bytes(metadata)}
     store = MemoryStore(memory)
     # Empty chunks are written too: a partition always consists of the same files, for its receipt to list.
     array = zarr.open_array(store, path=variable.name, mode="r+", zarr_format=3)
     array.with_config({"write_empty_chunks": True})[start:stop] = values
     (shard,) = (buffer for name, buffer in memory.items() if name != key)
     return shard.to_bytes()
+
+
+def _decode(variable: Variable, metadata: bytes, key: str, shard: bytes, start: int, stop: int) -> np.ndarray:
+    """Rows of one shard, whose key in the cube is ``key``."""
+    # Zarr takes a file of no bytes for one that was never written, and reads fill values.
+    if not shard:
+        raise ValueError("the file is empty")
+    files = {f"{variable.name}/zarr.json": metadata, key: shard}
+    store = MemoryStore({name: cpu.Buffer.from_bytes(data) for name, data in files.items()})
+    return zarr.open_array(store, path=variable.name, mode="r", zarr_format=3)[start:stop]
 
 
 def _checked(variable: Variable, values: np.ndarray, rows: int) -> np.ndarray:
@@ -300,7 +335,7 @@ def write_rows(path: str | Path, start: int, arrays: Mapping[str, np.ndarray], m
         If the rows are not exactly one partition: a block that straddles shards would lose its neighbor's rows.
         If an array is missing, or has another shape or type than the cube's.
     """
-    path = Path(path)
+    path = place(path)
     layout = read_layout(path)
     rows = len(meta)
     partition, offset = divmod(start, layout.partition_size)
@@ -321,8 +356,11 @@ def write_rows(path: str | Path, start: int, arrays: Mapping[str, np.ndarray], m
     # All are looked at before the first is written.
     checked = {v: _checked(v, arrays[v.name] if v in CUBE else meta[v.name].to_numpy(), rows) for v in _VARIABLES}
 
+    metadata = _metadata(path)
+
     def write(variable: Variable) -> None:
-        write_bytes(_shard(path, variable, partition), _encode(path, variable, start, stop, checked[variable]))
+        shard = _encode(variable, metadata[variable.name], start, stop, checked[variable])
+        write_bytes(_shard(path, variable, partition), shard)
 
     # Side by side, since each of the small files waits for the disk.
     with ThreadPoolExecutor(8) as pool:
@@ -370,26 +408,34 @@ def read_partition(path: str | Path, partition: int, *, coordinates: bool = True
     >>> back["flux"].shape, back["mjd"].tolist()
     ((3, 3909), [0, 1, 2])
     """
-    path = Path(path)
+    path = place(path)
     start, stop = read_layout(path).bounds(partition)
-    out = {}
-    for variable in _VARIABLES if coordinates else CUBE:
+    metadata = _metadata(path)
+
+    def read(variable: Variable) -> np.ndarray:
         shard = _shard(path, variable, partition)
-        # Zarr reads what was never written as fill values, without a word.
-        if not shard.exists():
-            raise RunError(f"{shard}: partition {partition} was never written; run the ingest again")
         try:
-            array = zarr.open_array(path / variable.name, mode="r", zarr_format=3)
-            out[variable.name] = array[start:stop]
+            key = shard.relative_to(path).as_posix()
+            return _decode(variable, metadata[variable.name], key, read_bytes(shard), start, stop)
+        except FileNotFoundError as error:
+            raise RunError(f"{shard}: partition {partition} was never written; run the ingest again") from error
         except (ValueError, RuntimeError, OSError, KeyError) as error:
             raise RunError(
                 f"{shard}: partition {partition} is damaged ({error}); remove its receipt and run the ingest again"
             ) from error
-    return out
+
+    wanted = _VARIABLES if coordinates else CUBE
+    if not is_url(path):
+        return {variable.name: read(variable) for variable in wanted}
+    # Side by side, since each object waits for the network.
+    with ThreadPoolExecutor(8) as pool:
+        return dict(zip([variable.name for variable in wanted], pool.map(read, wanted), strict=True))
 
 
 def open_cube(path: str | Path) -> xr.Dataset:
     """Open a cube lazily, one Dask chunk a partition; rows that hold no spectrum are left out.
+
+    ``path`` may be a URL (``s3://…``).
 
     Raises
     ------
@@ -398,7 +444,9 @@ def open_cube(path: str | Path) -> xr.Dataset:
     """
     layout, size = read_layout(path), read_layout(path).partition_size
     # A sharded array would open with its inner chunks as Dask chunks.
-    cube = xr.open_zarr(path, consolidated=False, zarr_format=3, chunks={SPECTRUM: size, WAVELENGTH: N_OBSERVED})
+    cube = xr.open_zarr(
+        zarr_store(path), consolidated=False, zarr_format=3, chunks={SPECTRUM: size, WAVELENGTH: N_OBSERVED}
+    )
     cube = cube[[v.name for v in CUBE]]
     return cube if layout.n_row == layout.n_spectrum else cube.isel({SPECTRUM: layout.rows()})
 

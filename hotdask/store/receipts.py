@@ -6,11 +6,14 @@ with the reason in a sentence.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from hotdask.store.atomic import write_text
+from hotdask.store.places import is_url, place, read_bytes
 
 FOLDER = "receipts"
 
@@ -19,7 +22,7 @@ FOLDER = "receipts"
 class Receipt:
     """What one task did.
 
-    ``files`` maps paths relative to the run to SHA-256; ``extra`` holds small JSON values (counts, seconds).
+    ``files`` maps paths relative to the run, or URLs, to SHA-256; ``extra`` holds small JSON values (counts, seconds).
     """
 
     step: str
@@ -31,13 +34,50 @@ class Receipt:
 
 
 def hash_file(path: str | Path) -> str:
-    """SHA-256 of a file, 64 hex digits."""
+    """SHA-256 of a file or of the object at a URL, 64 hex digits."""
+    if is_url(path):
+        return hashlib.sha256(read_bytes(path)).hexdigest()
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def _try_hash(path: str | Path, *, content: bool = True) -> str | OSError | None:
+    try:
+        if not content and place(path).exists():
+            return None
+        return hash_file(path)
+    except OSError as error:
+        return error
+
+
+def _try_hashes(paths: list[str | Path], *, content: bool = True) -> Iterator[str | OSError | None]:
+    """Hash of each file, or why it cannot be read; None for a hash if it is enough that the file is there."""
+    look = partial(_try_hash, content=content)
+    if any(is_url(path) for path in paths):
+        # Side by side, since each object waits for the network.
+        with ThreadPoolExecutor(8) as pool:
+            yield from pool.map(look, paths)
+    else:
+        yield from map(look, paths)
+
+
+def hash_all(paths: Iterable[str | Path]) -> list[str]:
+    """`hash_file` of many.
+
+    Raises
+    ------
+    OSError
+        If one cannot be read.
+    """
+    found = list(_try_hashes(list(paths)))
+    for digest in found:
+        if isinstance(digest, OSError):
+            raise digest
+    return found
+
+
 def hash_files(run: str | Path, paths: Iterable[str | Path]) -> dict[str, str]:
-    """SHA-256 of files below a run, by path relative to it.
+    """SHA-256 of files, by path relative to the run or, outside it, by URL.
 
     Examples
     --------
@@ -47,7 +87,9 @@ def hash_files(run: str | Path, paths: Iterable[str | Path]) -> dict[str, str]:
     ...     hash_files(run, [Path(run, "part")])["part"][:8]
     'e3b0c442'
     """
-    return {Path(path).relative_to(run).as_posix(): hash_file(path) for path in paths}
+    paths = list(paths)
+    names = (str(path) if is_url(path) else Path(path).relative_to(run).as_posix() for path in paths)
+    return dict(zip(names, hash_all(paths), strict=True))
 
 
 def receipt_path(run: str | Path, step: str, partition: int) -> Path:
@@ -129,14 +171,10 @@ def check_receipt(run: str | Path, receipt: Receipt, fingerprint: str, *, conten
     name = f"{receipt.step} partition {receipt.partition}"
     if receipt.fingerprint != fingerprint:
         return f"{name} was made with other settings (fingerprint {receipt.fingerprint}, now {fingerprint})"
-    for relative, expected in receipt.files.items():
-        path = Path(run, relative)
-        if not content and path.exists():
-            continue
-        try:
-            found = hash_file(path)
-        except OSError as error:
-            return f"{name}: {relative} cannot be read ({error.strerror})"
-        if found != expected:
-            return f"{name}: {relative} changed after it was written (sha256 {found[:12]}, written {expected[:12]})"
+    paths = [file if is_url(file) else Path(run, file) for file in receipt.files]
+    for (file, expected), found in zip(receipt.files.items(), _try_hashes(paths, content=content), strict=True):
+        if isinstance(found, OSError):
+            return f"{name}: {file} cannot be read ({found.strerror or found})"
+        if found is not None and found != expected:
+            return f"{name}: {file} changed after it was written (sha256 {found[:12]}, written {expected[:12]})"
     return None

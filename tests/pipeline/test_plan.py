@@ -13,11 +13,10 @@ from astropy.coordinates import SkyCoord
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hotdask.config import Input, load_settings, make_settings
+from hotdask.config import SETTINGS, Input, load_settings, make_settings
 from hotdask.errors import HotdaskError, RunError, SettingsError
 from hotdask.pipeline.plan import (
     INPUTS,
-    SETTINGS,
     batch_path,
     check_inputs,
     check_settings,

@@ -254,9 +254,10 @@ def test_flipped_byte_is_found_on_reading_and_by_the_receipt(full, name):
     read_partition(full, 0)
 
 
-def test_truncated_shard_is_found(full):
+@pytest.mark.parametrize("left", [0, 1, 100])
+def test_truncated_shard_is_found(full, left):
     path = partition_files(full, 0)[0]
-    path.write_bytes(path.read_bytes()[:100])
+    path.write_bytes(path.read_bytes()[:left])
     with pytest.raises(RunError, match="partition 0 is damaged"):
         read_partition(full, 0)
 
