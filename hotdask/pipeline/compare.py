@@ -185,7 +185,7 @@ def _match(catalog: pd.DataFrame, table: pd.DataFrame, names, radius, name: str)
                     "by position"
                 )
         matched = match_names(catalog[names[1]], table[names[0]])
-        return list(matched), "by name " + (names[0] if names[0] == names[1] else f"{names[0]} = {names[1]}")
+        return list(matched), "by column " + (names[0] if names[0] == names[1] else f"{names[0]} = {names[1]}")
     if not {"ra", "dec"} <= set(table.columns):
         raise InputError(
             f"{name} has neither ra and dec nor a name that the catalog has, too; carry a column 'name' along in the "

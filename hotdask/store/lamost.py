@@ -1,7 +1,8 @@
-"""LAMOST low-resolution spectra, any release, read onto the observed grid.
+"""LAMOST low-resolution spectra, any release, and those of SDSS, read onto the observed grid.
 
 Layouts are told apart by what a file holds, never by its release, its name or a failed attempt: five image rows whose
-third is a wavelength (DR2-DR8), five rows whose third is flux over continuum (DR1), or a one-row table (DR9 on).
+third is a wavelength (DR2-DR8), five rows whose third is flux over continuum (DR1), a one-row table (DR9 on), or a
+table of one row a pixel (`hotdask.store.sdss`).
 """
 
 import io
@@ -23,6 +24,7 @@ from isal import isal_zlib
 from hotdask import schema
 from hotdask.errors import SpectrumError
 from hotdask.labels import LSF_NAMES
+from hotdask.store.sdss import is_sdss, line_spread, sdss_cards, sdss_rows
 from hotdask.store.strictfits import MAX_HEADER_BYTES, parse_strict
 from hotdask.windows import LOG_STEP, N_OBSERVED, OBSERVED_LOG_START, SPEED_OF_LIGHT
 
@@ -30,11 +32,11 @@ REASONS: dict[str, str] = {
     "not_found": "There is no file at this path.",
     "unreadable": "The operating system refused to read the file.",
     "empty_file": "The file holds no bytes.",
-    "too_large": "The file is far larger than any LAMOST spectrum.",
+    "too_large": "The file is far larger than any spectrum.",
     "not_fits": "The bytes are not a FITS file.",
     "damaged": "The file breaks the rules of gzip or FITS somewhere inside.",
     "truncated": "The file ends before its data do.",
-    "unknown_layout": "The file holds neither of the LAMOST layouts (five image rows, or a COADD table).",
+    "unknown_layout": "The file holds no layout that is read (five LAMOST image rows; COADD of LAMOST or SDSS).",
     "bad_shape": "The layout is known but its arrays have an impossible shape.",
     "bad_wavelength": "The wavelengths are missing, do not increase, or contradict the header by over 2 km/s.",
     "air_wavelength": "The header says that the wavelengths are in air; only vacuum is read.",
@@ -131,7 +133,7 @@ class _File:
 def read_spectrum(
     path: str | os.PathLike, overrides: Mapping[str, object] = _NO_OVERRIDES, *, classes: tuple[str, ...] = ()
 ) -> Spectrum:
-    """Read one LAMOST low-resolution spectrum, plain or gzipped, whatever its name says.
+    """Read one LAMOST low-resolution or SDSS spectrum, plain or gzipped, whatever its name says.
 
     Pixels are placed by wavelength. Velocity is ``rv = c·Z`` [km/s]; wavelengths are vacuum and heliocentric as the
     survey ships them.
@@ -278,7 +280,7 @@ def _read_with_astropy(raw: bytes) -> tuple[dict, tuple]:
             warnings.catch_warnings(action="ignore"),
             fits.open(io.BytesIO(raw), memmap=False, disable_image_compression=True) as hdus,
         ):
-            return _parse(hdus, len(raw))
+            return _parse(hdus, raw)
     except (SpectrumError, MemoryError):
         raise
     except Exception as error:
@@ -354,8 +356,8 @@ def _inflate(raw: bytes) -> bytes:
     return b"".join(parts)
 
 
-def _parse(hdus: fits.HDUList, n_bytes: int) -> tuple[dict, tuple]:
-    primary = hdus[0]
+def _parse(hdus: fits.HDUList, raw: bytes) -> tuple[dict, tuple]:
+    n_bytes, primary = len(raw), hdus[0]
     if not isinstance(primary, fits.PrimaryHDU):
         raise SpectrumError("not_fits", "the first header is not that of a FITS primary array; fetch it again")
     cards = {key: _card(primary.header, key) for key in _CARDS}
@@ -375,12 +377,35 @@ def _parse(hdus: fits.HDUList, n_bytes: int) -> tuple[dict, tuple]:
                     "bad_shape", f"the COADD table has {len(table.data)} rows, not 1; give one spectrum per file"
                 )
             return cards, _table_rows({name: np.asarray(table.data.field(names[name]))[0] for name in _COADD})
+        if is_sdss(names):
+            _check_complete(table, n_bytes)
+            return _sdss(hdus, raw, names)
     cut = n_bytes % _BLOCK
     why = "its length is no multiple of 2880, so it was cut: fetch it again" if cut else _WHETHER
     raise SpectrumError(
         "truncated" if cut else "unknown_layout",
-        f"holds neither a (5, N) image nor a table with the columns {', '.join(_COADD)}; {why}",
+        f"holds neither a (5, N) image nor a table with the columns {', '.join(_COADD)} or those of SDSS; {why}",
     )
+
+
+def _sdss(hdus: fits.HDUList, raw: bytes, names: Mapping[str, str]) -> tuple[dict, tuple]:
+    """Cards and rows of an SDSS spectrum, and its line spread among the cards."""
+    table = hdus[1]
+    columns = {key: np.asarray(table.data.field(name)) for key, name in names.items()}
+    rows = sdss_rows(columns)
+    info = table.fileinfo()
+    after, row = info["datLoc"] + info["datSpan"], {}
+    if after < len(raw):
+        _check_structure(raw[after:])
+        about = hdus[2]
+        if isinstance(about, fits.BinTableHDU) and len(about.data):
+            _check_complete(about, len(raw))
+            row = {name.upper(): about.data.field(name)[0] for name in about.columns.names}
+    wanted = ("PLATEID", "MJD", "FIBERID", "PLUG_RA", "PLUG_DEC", "RUN2D", "VACUUM")
+    cards = dict.fromkeys(_CARDS) | sdss_cards(row, {key: _card(hdus[0].header, key) for key in wanted})
+    if "WDISP" in columns and columns["WDISP"].shape == rows[0].shape:
+        cards |= line_spread(rows[2], columns["WDISP"], rows[1])
+    return cards, rows
 
 
 def _first_extension(hdus: fits.HDUList):
@@ -518,7 +543,7 @@ def _meta(file: _File, given: dict[str, float]) -> dict:
         values = (_number(cards[f"{stem}{band.upper()}"]) for stem in ("SNR", "SN_"))
         # 0 (half of the band bad) and -9999 are sentinels.
         meta[f"snr_{band}"] = next((v for v in values if v is not None and 0 < v < 1e6), np.nan)
-    meta.update(dict.fromkeys(LSF_NAMES, np.nan))
+    meta.update({name: _number(cards.get(name), np.nan) for name in LSF_NAMES})
     meta.update(given)
     return meta
 
@@ -529,7 +554,7 @@ def _identity(cards: Mapping[str, object], name: str) -> tuple[int, str, int, in
         _integer(cards.get("LMJD"), 1, 99999, default=named[0]),
         _text(cards.get("PLANID")) or named[1],
         _integer(cards.get("SPID"), 1, 99, default=named[2]),
-        _integer(cards.get("FIBERID"), 1, 999, default=named[3]),
+        _integer(cards.get("FIBERID"), 1, 1000, default=named[3]),
     )
     missing = [
         key for key, part in zip(("LMJD", "PLANID", "SPID", "FIBERID"), parts, strict=True) if part in (None, "")

@@ -42,10 +42,10 @@ def test_a_run_against_its_truth(finished, survey, catalog, tmp_path):
     teff = table[table["label"] == "teff"].iloc[0]
     assert abs(teff["offset"]) < 4 * teff["offset_err"]
     assert 0.6 < teff["pull"] < 1.7
-    assert f"{len(joined)} of {len(survey.truth)} stars of truth, by name specid" in result.output
+    assert f"{len(joined)} of {len(survey.truth)} stars of truth, by column specid" in result.output
     page = out.read_text()
     assert page.count("<img") == 1
-    assert "http" not in re.sub(r"http://www.w3.org/\S+", "", page)
+    assert "://" not in page
     stars = pd.read_csv(tmp_path / "page_stars.csv")
     assert len(stars) == len(joined)
 
@@ -82,7 +82,7 @@ def test_the_eleven_stars_by_a_name_carried_along(finished, catalog, tmp_path):
         frame.assign(name=frame["specid"].map(names).fillna("")).to_parquet(part)
     lines: list[str] = []
     table = compare(settings.out, "nlte", echo=lines.append)
-    assert lines[0].startswith("11 of 11 stars of nlte, by name name; 11 spectra match")
+    assert lines[0].startswith("11 of 11 stars of nlte, by column name; 11 spectra match")
     assert table[table["label"] == "s_h"]["n"].iloc[0] == 4
     svg = (tmp_path / "RUN" / "compare" / "nlte.svg").read_text()
     assert svg.count('id="axes_') == 11
