@@ -39,15 +39,26 @@ def _snr_ticks(axes) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
+def _neighbors(catalog: pd.DataFrame, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of two visits of a star next to one another in S/N, of different nights and similar S/N."""
+    order = catalog.reset_index(drop=True).sort_values(["star_id", "uniqflag"])
+    one, two = order.iloc[:-1], order.iloc[1:]
+    star, night = (one[c].to_numpy() == two[c].to_numpy() for c in ("star_id", "mjd"))
+    snr = [part["snr_g"].to_numpy(dtype=np.float64) for part in (one, two)]
+    pair = star & ~night & (np.abs(snr[0] - snr[1]) <= tolerance * (snr[0] + snr[1]) / 2)
+    return one.index.to_numpy()[pair], two.index.to_numpy()[pair]
+
+
 @styled
-def repeat_precision(pairs: pd.DataFrame) -> Figure:
+def repeat_precision(catalog: pd.DataFrame, *, snr_tolerance: float = 0.2) -> Figure:
     """Precision of each label from repeat visits, over S/N, beside the errors of the catalog.
 
     Parameters
     ----------
-    pairs : pandas.DataFrame
-        One row a pair of visits: ``snr_g``, and for each label ``<label>_difference`` of the two and
-        ``<label>_sigma``, the error of that difference √(e1² + e2²), in the label's unit.
+    catalog : pandas.DataFrame
+        Columns of `hotdask.schema.CATALOG`; only rows in the sample are drawn.
+    snr_tolerance : float
+        Largest difference in S/N of a pair, as a share of the mean of the two.
 
     Returns
     -------
@@ -63,14 +74,19 @@ def repeat_precision(pairs: pd.DataFrame) -> Figure:
     ----------
     Xiang et al. 2022, §4.6 and Fig 10.
     """
-    need_columns(pairs, ["snr_g", *(f"{lb.name}_{w}" for lb in LABELS for w in ("difference", "sigma"))], "pair table")
-    snr = pairs["snr_g"].to_numpy(dtype=np.float64)
+    labels = [f"{lb.name}{end}" for lb in LABELS for end in ("", "_err")]
+    need_columns(catalog, ["star_id", "uniqflag", "mjd", "snr_g", "in_sample", *labels], "catalog")
+    catalog = catalog[catalog["in_sample"].to_numpy(bool)]
+    one, two = _neighbors(catalog, snr_tolerance)
+    snr = catalog["snr_g"].to_numpy(dtype=np.float64)
+    snr = (snr[one] + snr[two]) / 2
     figure = Figure(figsize=(9.6, 9.0), layout="constrained")
     grid = figure.subplots(4, 3, sharex=True)
     for label, axes in zip(LABELS, grid.flat, strict=False):
-        difference, sigma = (pairs[f"{label.name}_{w}"].to_numpy(np.float64) for w in ("difference", "sigma"))
-        usable = np.isfinite(snr) & (snr > 0) & np.isfinite(difference) & np.isfinite(sigma)
-        x, d, s = snr[usable], difference[usable] / np.sqrt(2), sigma[usable] / np.sqrt(2)
+        value, error = (catalog[c].to_numpy(np.float64) for c in (label.name, f"{label.name}_err"))
+        difference, sigma = (value[one] - value[two]) / np.sqrt(2), np.hypot(error[one], error[two]) / np.sqrt(2)
+        usable = (snr > 0) & np.isfinite(difference) & np.isfinite(sigma)
+        x, d, s = snr[usable], difference[usable], sigma[usable]
         at, scatter = _over_snr(x, lambda r, d=d: robust_scatter(d[r]))
         _, error = _over_snr(x, lambda r, s=s: np.median(s[r]))
         axes.plot(at, error, color=BLUE, linewidth=1.4, label="error in the catalog")
