@@ -16,6 +16,7 @@ _PUBLIC = {
     "cramer_rao_bound": "hotdask.information",
     "open_cube": "hotdask.store.cube",
     "read_catalog": "hotdask.store.catalog",
+    "read_covariance": "hotdask.pipeline.covariance",
     "read_rejects": "hotdask.pipeline.plan",
 }
 

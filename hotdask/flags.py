@@ -21,6 +21,14 @@ class Flag(IntFlag):
     UNSCALED_ERRORS = 1 << 12
     LARGE_VELOCITY = 1 << 13
     CONTINUUM_CORRECTED = 1 << 14
+    EMISSION = 1 << 15
+    BINARY = 1 << 16
+    VELOCITY_SUSPECT = 1 << 17
+    PECULIAR = 1 << 18
+    LOGG_SUSPECT = 1 << 19
+    SUBDWARF = 1 << 20
+    NLTE = 1 << 21
+    HALO = 1 << 22
 
 
 DESCRIPTIONS: dict[Flag, str] = {
@@ -39,4 +47,12 @@ DESCRIPTIONS: dict[Flag, str] = {
     Flag.UNSCALED_ERRORS: "Errors of one or more labels are formal: too few repeat visits to scale them, or no S/N.",
     Flag.LARGE_VELOCITY: "|rv| above 0.02 c: a suspect velocity.",
     Flag.CONTINUUM_CORRECTED: "Bad pixels shifted the continuum by over 1 %; a first fit of the star corrected it.",
+    Flag.EMISSION: "Light above the model in Balmer cores: emission, which the labels do not describe (§5.2).",
+    Flag.BINARY: "Lines of a second star improve the fit: vsini may be an artefact (§5.6); a wrong rv can look alike.",
+    Flag.VELOCITY_SUSPECT: "A fit wants another velocity, by over 30 km/s and 5 sigma (rv_shift); vsini is too large.",
+    Flag.PECULIAR: "[Fe/H] > 0.2, [Si/H] > 0.4, vsini < 150 km/s: likely ApBp; log g may be too low (§5.3, §5.5).",
+    Flag.LOGG_SUSPECT: "log g < 3 where the hydrogen-masked fit has weight: likely too low, an artefact (§5.3).",
+    Flag.SUBDWARF: "log g > 5: hot subdwarf or white dwarf, if hot; use the extrapolated labels with caution (§5.3).",
+    Flag.NLTE: "Teff > 25000 K or log g < 2: LTE models and missing winds bias the labels (§4.7, §5.6).",
+    Flag.HALO: "[Fe/H] < -1.2, 7000-13000 K, |b| > 15 deg: mostly blue horizontal branch or stragglers (§5.5).",
 }

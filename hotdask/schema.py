@@ -13,7 +13,7 @@ import pyarrow as pa
 from hotdask.errors import RunError
 from hotdask.labels import CORRELATION_PAIRS, LABELS, LSF_NAMES, N_LABELS
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised whenever the meaning of anything a run writes changes."""
 
 COVARIANCE_SIZE = N_LABELS * N_LABELS
@@ -101,6 +101,17 @@ CUBE_COORDINATES: tuple[Variable, ...] = tuple(
 _COVARIANCE = pa.list_(_F8, COVARIANCE_SIZE)
 _FITS = {"all": "all-lines fit", "hmasked": "fit with hydrogen masked"}
 
+RESIDUALS = (
+    Column("halpha_excess", _F8, "Angstrom", "equivalent width of data above model in the core of Hα; > 0 = emission"),
+    Column("halpha_excess_err", _F8, "Angstrom", "1-sigma error of halpha_excess, photon noise only"),
+    Column("balmer_excess", _F8, "Angstrom", "the same as halpha_excess, for the cores of Hβ to Hδ together"),
+    Column("balmer_excess_err", _F8, "Angstrom", "1-sigma error of balmer_excess, photon noise only"),
+    Column("rv_shift", _F8, "km/s", "what a linear fit, all labels free, would add to rv; valid within one pixel, 69"),
+    Column("rv_shift_err", _F8, "km/s", "1-sigma error of rv_shift, photon noise only"),
+    Column("binary_score", _F8, "", "gain in chi-square by a second star, over chi2_red_all if that is above 1"),
+)
+"""What `hotdask.steps.residuals` found in the fit of all lines."""
+
 FITS: tuple[Column, ...] = (
     Column("specid", _STR, "", "date-planid-spid-fiberid"),
     Column("row", _I8, "", "row in the cube"),
@@ -119,6 +130,7 @@ FITS: tuple[Column, ...] = (
     *(Column(f"n_pixel_{f}", _I4, "", f"pixels used, {doc}") for f, doc in _FITS.items()),
     *(Column(f"iterations_{f}", _I4, "", f"Levenberg-Marquardt steps, {doc}") for f, doc in _FITS.items()),
     Column("chi2_red", _F8, "", "reduced chi-square of all lines at the merged labels"),
+    *RESIDUALS,
     Column("flags", _I4, "", "bits of hotdask.flags.Flag raised by the fit"),
 )
 """One row per cube row: both fits before anything is merged, scaled or cut."""
@@ -156,6 +168,7 @@ CATALOG: tuple[Column, ...] = (
         "",
         "(chi2_red − median at this Teff and S/N) / dispersion there; above 10 = bad fit",
     ),
+    *RESIDUALS,
     Column("flags", _I4, "", "bits of hotdask.flags.Flag"),
     Column("in_sample", pa.bool_(), "", "passes the cuts of the sample (Teff, S/N, a fit exists)"),
 )

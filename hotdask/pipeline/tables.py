@@ -13,7 +13,7 @@ from hotdask import config
 from hotdask.flags import Flag
 from hotdask.labels import CORRELATION_PAIRS, INDEX, LABEL_NAMES
 from hotdask.pipeline.plan import read_group, write_grouped
-from hotdask.schema import CATALOG, SPECTRA, empty_frame, to_table, unpack_covariance
+from hotdask.schema import CATALOG, RESIDUALS, SPECTRA, empty_frame, to_table, unpack_covariance
 from hotdask.steps.flag import Chi2Model, catalog_flags, chi2_statistics, fit_chi2_model
 from hotdask.steps.merge import merge_fits
 from hotdask.steps.polynomial import assign_cells
@@ -132,7 +132,7 @@ def read_merged(partition: int, *, run: str, extra: tuple[str, ...] = ()) -> pd.
     for a, b in CORRELATION_PAIRS:
         i, j = INDEX[a], INDEX[b]
         columns[f"corr_{a}_{b}"] = merged[:, i, j] / (sigma[:, i] * sigma[:, j])
-    columns |= {"chi2_red": fits.column("chi2_red").to_numpy(), "flags": fits.column("flags").to_numpy()}
+    columns |= {name: fits.column(name).to_numpy() for name in ("chi2_red", "flags", *(c.name for c in RESIDUALS))}
     stars = read_group(Path(run, STARS), partition)
     columns |= {name: stars[name] for name in ("star_id", "uniqflag", "repeated")}
     frame = pd.DataFrame(columns)

@@ -8,6 +8,8 @@ from astropy.stats import biweight_scale
 
 from hotdask.flags import Flag
 from hotdask.labels import LABEL_NAMES
+from hotdask.schema import RESIDUALS
+from hotdask.steps.merge import hydrogen_weight
 from hotdask.steps.polynomial import Polynomial, assign_cells, fit_polynomial
 from hotdask.windows import SPEED_OF_LIGHT
 
@@ -22,6 +24,17 @@ FLOOR = 0.05
 
 MAX_Z = 0.02
 """No star of the Galaxy moves this fast (6000 km/s): the velocity is wrong."""
+
+EMISSION_WIDTH = 0.3
+"""Excess of light in Balmer cores [Å] from which on it may be emission."""
+BINARY_SCORE = 25.0
+"""binary_score above this is a second star; single stars of a simulation stay below 10."""
+RV_SHIFT = 30.0
+"""rv_shift [km/s] above which a velocity may be wrong."""
+SIGNIFICANT = 5.0
+"""Sigmas an excess or a shift must have."""
+_POLE = np.radians([192.85948, 27.12825])
+"""North Galactic pole, J2000 (Hipparcos catalogue, vol. 1, §1.5.3)."""
 
 _COLUMNS = {"cell": "int32", "n": "int64"} | dict.fromkeys(("teff", "snr_g", "median", "sigma"), "float64")
 _STEPS = 20
@@ -186,8 +199,9 @@ def catalog_flags(
     Parameters
     ----------
     frame : pandas.DataFrame
-        The 11 labels as merged (vsini not yet set to 0), ``snr_g``, ``rv`` [km/s], ``chi2ratio``; ``flags`` of the
-        fit, if there, are kept.
+        The 11 labels as merged (vsini not yet set to 0), ``teff_all``, ``teff_hmasked``, ``ra``, ``dec`` [deg],
+        ``snr_g``, ``rv`` [km/s], ``chi2_red``, ``chi2ratio`` and `hotdask.schema.RESIDUALS`; ``flags`` of the fit, if
+        there, are kept.
     min_teff : float
         Limit of the sample [K].
     min_snr : float
@@ -205,12 +219,14 @@ def catalog_flags(
 
     References
     ----------
-    Xiang et al. 2022, §5.1, §5.2 and §5.6.
+    Xiang et al. 2022, §5.1-5.6.
 
     Examples
     --------
-    >>> row = {name: [0.0] for name in LABEL_NAMES} | {"teff": 6800.0, "vsini": -3.0, "snr_g": 40.0, "rv": 12.0}
-    >>> out = catalog_flags(pd.DataFrame(row | {"chi2ratio": 0.5}), min_teff=7000, min_snr=5, max_chi2ratio=10)
+    >>> row = dict.fromkeys([*LABEL_NAMES, "ra", "dec", *(c.name for c in RESIDUALS)], [0.0])
+    >>> row |= {"teff": 6800.0, "teff_all": 6800.0, "teff_hmasked": 6800.0, "logg": 4.0, "vsini": -3.0}
+    >>> row |= {"snr_g": 40.0, "rv": 12.0, "chi2_red": 1.0, "chi2ratio": 0.5}
+    >>> out = catalog_flags(pd.DataFrame(row), min_teff=7000, min_snr=5, max_chi2ratio=10)
     >>> Flag(int(out["flags"][0])) == Flag.COOL | Flag.NEGATIVE_VSINI, bool(out["in_sample"][0])
     (True, False)
     """
@@ -229,8 +245,55 @@ def catalog_flags(
         Flag.UNSCALED_ERRORS: fitted & (np.isnan(snr) | (not errors_scaled)),
         Flag.LARGE_VELOCITY: np.abs(rv) > MAX_Z * SPEED_OF_LIGHT,
         Flag.NEGATIVE_VSINI: vsini < 0,
+        **_residual_flags(frame),
+        **_kind_flags(frame),
     }
     flags = frame["flags"].to_numpy(dtype=np.int32) if "flags" in frame else np.zeros(len(frame), dtype=np.int32)
     for flag, where in raised.items():
         flags = flags | np.where(where, int(flag), 0).astype(np.int32)
     return pd.DataFrame({"flags": flags, "in_sample": fitted & (teff >= min_teff) & enough}, index=frame.index)
+
+
+def _residual_flags(frame: pd.DataFrame) -> dict[Flag, np.ndarray]:
+    """What the pixels say. Errors are photon noise, which chi2_red tells how far to trust."""
+    value = {c.name: frame[c.name].to_numpy(dtype=np.float64) for c in RESIDUALS}
+    stretch = np.sqrt(np.maximum(frame["chi2_red"].to_numpy(dtype=np.float64), 1.0))
+    emission = np.zeros(len(frame), dtype=bool)
+    for line in ("halpha_excess", "balmer_excess"):
+        # Not stretched: it is the emission that makes chi2_red large.
+        emission |= (value[line] > EMISSION_WIDTH) & (value[line] > SIGNIFICANT * value[f"{line}_err"])
+    shift = np.abs(value["rv_shift"])
+    return {
+        Flag.EMISSION: emission,
+        Flag.BINARY: value["binary_score"] > BINARY_SCORE,
+        Flag.VELOCITY_SUSPECT: (shift > RV_SHIFT) & (shift > SIGNIFICANT * stretch * value["rv_shift_err"]),
+    }
+
+
+def _kind_flags(frame: pd.DataFrame) -> dict[Flag, np.ndarray]:
+    """Kinds of stars whose labels want caution."""
+    teff, logg, vsini, fe_h, si_h = (
+        frame[name].to_numpy(dtype=np.float64) for name in ("teff", "logg", "vsini", "fe_h", "si_h")
+    )
+    masked = hydrogen_weight(frame["teff_hmasked"].to_numpy(), frame["teff_all"].to_numpy()) > 0
+    high = np.abs(galactic_latitude(frame["ra"].to_numpy(), frame["dec"].to_numpy())) > 15
+    return {
+        Flag.PECULIAR: (fe_h > 0.2) & (si_h > 0.4) & (vsini < 150) & (teff > 7000) & (teff < 20000),
+        Flag.LOGG_SUSPECT: masked & (logg < 3),
+        Flag.SUBDWARF: logg > 5,
+        Flag.NLTE: (teff > 25000) | (logg < 2),
+        Flag.HALO: (fe_h < -1.2) & high & (teff > 7000) & (teff < 13000),
+    }
+
+
+def galactic_latitude(ra, dec) -> np.ndarray:
+    """Galactic latitude b [deg] of J2000 positions [deg].
+
+    Examples
+    --------
+    >>> galactic_latitude(266.405, -28.936).round(2) + 0.0
+    np.float64(0.0)
+    """
+    ra, dec = np.radians(ra), np.radians(dec)
+    sine = np.sin(dec) * np.sin(_POLE[1]) + np.cos(dec) * np.cos(_POLE[1]) * np.cos(ra - _POLE[0])
+    return np.degrees(np.arcsin(np.clip(sine, -1, 1)))

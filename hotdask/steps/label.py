@@ -18,6 +18,7 @@ from hotdask.steps.indices import guess_teff
 from hotdask.steps.merge import merge_fits
 from hotdask.steps.normalize import Normalizer
 from hotdask.steps.refine import Refiner
+from hotdask.steps.residuals import ResidualJudge
 from hotdask.steps.restframe import noise_power, to_rest_frame
 from hotdask.timing import kernel
 
@@ -137,6 +138,7 @@ class Labeler:
             min_pixels=self.settings.min_pixels,
             device=device,
         )
+        self._judge = ResidualJudge(emulator, self.settings.mask, self.fitter.device)
         self._refiner = None
         if refining is not None:
             self._refiner = Refiner(
@@ -259,7 +261,17 @@ class Labeler:
                     for which, solution in (("all", everything), ("hmasked", masked))
                 )
         with kernel("merge"):
-            return self._merge(prepared, everything, masked, refitted, noise_power(rv))
+            out = self._merge(prepared, everything, masked, refitted, noise_power(rv))
+        with kernel("judge residuals"):
+            found = self._judge.judge(
+                prepared.flux,
+                prepared.ivar,
+                prepared.lsf,
+                everything.labels,
+                everything.covariance,
+                out["chi2_red_all"],
+            )
+        return out | vars(found)
 
     def _merge(
         self, prepared: Prepared, everything: Solution, masked: Solution, refitted: np.ndarray, smoothing: np.ndarray

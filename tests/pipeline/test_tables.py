@@ -11,9 +11,11 @@ import pytest
 from distributed import Client
 
 from hotdask import schema
+from hotdask.errors import InputError
 from hotdask.flags import Flag
 from hotdask.labels import CORRELATION_PAIRS, INDEX, LABEL_NAMES
 from hotdask.pipeline import tables
+from hotdask.pipeline.covariance import read_covariance
 from hotdask.pipeline.plan import read_group
 from hotdask.steps.flag import Chi2Model
 from hotdask.steps.repeats import make_pairs
@@ -74,6 +76,23 @@ def test_errors_are_scaled_by_what_the_summary_says(finished, fits: pd.DataFrame
     factors = scale.factors(catalog["teff"], catalog["snr_g"])
     assert not np.allclose(factors, 1)
     np.testing.assert_allclose(catalog[[f"{n}_err" for n in LABEL_NAMES]], sigma * factors, rtol=1e-9)
+
+
+def test_covariances_have_the_errors_of_the_catalog_and_the_correlations_of_the_fit(
+    finished, fits: pd.DataFrame, catalog: pd.DataFrame
+) -> None:
+    rows = [230, 3, 117, 3, 60]
+    covariance = read_covariance(finished.folder, catalog["specid"].iloc[rows].tolist())
+    sigma = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+    np.testing.assert_allclose(sigma, catalog[[f"{n}_err" for n in LABEL_NAMES]].iloc[rows], rtol=1e-12)
+    correlation = covariance / (sigma[:, :, None] * sigma[:, None, :])
+    for row, found in zip(rows, correlation, strict=True):
+        formal = merge_one(fits.iloc[row])[1]
+        root = np.sqrt(np.diag(formal))
+        np.testing.assert_allclose(found, formal / np.outer(root, root), rtol=1e-9, atol=1e-12)
+    assert read_covariance(finished.folder, []).shape == (0, 11, 11)
+    with pytest.raises(InputError, match="no specid nobody"):
+        read_covariance(finished.folder, [catalog["specid"].iloc[0], "nobody"])
 
 
 def test_stars_are_those_of_the_simulation(finished, survey, catalog: pd.DataFrame) -> None:

@@ -5,13 +5,15 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from astropy.coordinates import SkyCoord
 from astropy.stats import biweight_scale
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hotdask.flags import Flag
 from hotdask.labels import LABEL_NAMES
-from hotdask.steps.flag import Chi2Model, catalog_flags, chi2_statistics, fit_chi2_model
+from hotdask.schema import RESIDUALS
+from hotdask.steps.flag import Chi2Model, catalog_flags, chi2_statistics, fit_chi2_model, galactic_latitude
 from hotdask.steps.polynomial import assign_cells
 
 LIMITS = {"min_teff": 7000.0, "min_snr": 5.0, "max_chi2ratio": 10.0}
@@ -122,7 +124,17 @@ def test_model_survives_json_and_missing_values_stay_missing():
     assert np.isnan(MODEL.ratio([np.nan, 9000, 9000], [50, np.nan, 50], [1, 1, np.nan])).all()
 
 
-GOOD = dict.fromkeys(LABEL_NAMES, 0.1) | {"teff": 9000.0, "snr_g": 50.0, "rv": 10.0, "chi2ratio": 0.0}
+GOOD = dict.fromkeys([*LABEL_NAMES, *(c.name for c in RESIDUALS)], 0.1) | {
+    **dict.fromkeys(("teff", "teff_all", "teff_hmasked"), 9000.0),
+    "logg": 4.0,
+    "ra": 266.4,
+    "dec": -28.9,
+    "snr_g": 50.0,
+    "rv": 10.0,
+    "chi2_red": 1.0,
+    "chi2ratio": 0.0,
+}
+POLE = {"ra": 192.9, "dec": 27.1}
 
 
 @pytest.mark.parametrize(
@@ -142,6 +154,26 @@ GOOD = dict.fromkeys(LABEL_NAMES, 0.1) | {"teff": 9000.0, "snr_g": 50.0, "rv": 1
         ({"rv": np.nan}, Flag(0), True),
         ({"vsini": -0.1}, Flag.NEGATIVE_VSINI, True),
         ({"s_h": np.nan}, Flag(0), False),
+        ({"halpha_excess": 0.6}, Flag.EMISSION, True),
+        ({"halpha_excess": 0.4}, Flag(0), True),
+        ({"halpha_excess": 0.25, "halpha_excess_err": 0.01}, Flag(0), True),
+        ({"balmer_excess": 0.6}, Flag.EMISSION, True),
+        ({"balmer_excess": -0.6}, Flag(0), True),
+        ({"binary_score": 26.0}, Flag.BINARY, True),
+        ({"rv_shift": -31.0, "rv_shift_err": 6.0}, Flag.VELOCITY_SUSPECT, True),
+        ({"rv_shift": -31.0, "rv_shift_err": 6.0, "chi2_red": 4.0}, Flag(0), True),
+        ({"rv_shift": 29.0}, Flag(0), True),
+        ({"fe_h": 0.3, "si_h": 0.5}, Flag.PECULIAR, True),
+        ({"fe_h": 0.3, "si_h": 0.5, "vsini": 151.0}, Flag(0), True),
+        ({"fe_h": 0.3, "si_h": 0.3}, Flag(0), True),
+        ({"logg": 2.9}, Flag.LOGG_SUSPECT, True),
+        ({"logg": 2.9, "teff_hmasked": 13000.0}, Flag(0), True),
+        ({"logg": 5.1}, Flag.SUBDWARF, True),
+        ({"logg": 1.9, "teff_hmasked": 13000.0}, Flag.NLTE, True),
+        ({"teff": 25001.0}, Flag.NLTE, True),
+        ({"fe_h": -1.3} | POLE, Flag.HALO, True),
+        ({"fe_h": -1.3}, Flag(0), True),
+        (dict.fromkeys((c.name for c in RESIDUALS), np.nan), Flag(0), True),
         (dict.fromkeys((*LABEL_NAMES, "chi2ratio"), np.nan), Flag(0), False),
     ],
 )
@@ -164,3 +196,10 @@ def test_flags_of_no_spectra():
     out = catalog_flags(pd.DataFrame([GOOD]).iloc[:0], **LIMITS)
     assert out.dtypes.astype(str).to_dict() == {"flags": "int32", "in_sample": "bool"}
     assert len(out) == 0
+
+
+def test_galactic_latitude_is_that_of_astropy():
+    rng = np.random.default_rng(26)
+    ra, dec = rng.uniform(0, 360, 500), np.degrees(np.arcsin(rng.uniform(-1, 1, 500)))
+    expected = SkyCoord(ra, dec, unit="deg", frame="icrs").galactic.b.deg
+    np.testing.assert_allclose(galactic_latitude(ra, dec), expected, atol=1e-3)

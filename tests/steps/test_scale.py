@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hotdask.errors import RunError
 from hotdask.labels import INDEX, LABEL_NAMES, N_LABELS
 from hotdask.steps.polynomial import LOG_SNR_EDGES, LOG_TEFF_EDGES, N_CELLS, Polynomial, assign_cells, fit_polynomial
+from hotdask.steps.repeats import make_pairs
 from hotdask.steps.scale import ErrorScale, _log_sigma, fit_error_scale, pull_statistics, scale_covariance
 
 MAD = 1.4826022185056018
@@ -249,3 +250,43 @@ def test_polynomial_survives_json_and_nothing_makes_none():
     assert Polynomial.from_dict(json.loads(json.dumps(polynomial.to_dict()))) == polynomial
     assert fit_polynomial([], [], [], [], []) is None
     assert fit_polynomial(cell, teff, snr, np.full(cell.size, np.nan), np.ones(cell.size)) is None
+
+
+def catalog_of_visits(rng, n_star):
+    """A survey as its catalog knows it: stars with two to four visits, and labels off by f times the formal errors."""
+    visits = rng.integers(2, 5, n_star)
+    star = np.repeat(np.arange(n_star), visits)
+    teff_true = (7000 * (1 + rng.exponential(0.45, n_star)).clip(max=5))[star]
+    snr = 10 ** (rng.normal(1.75, 0.3, n_star).clip(0.8, 2.6)[star] + rng.normal(0, 0.03, star.size))
+    night = np.concatenate([np.arange(v) for v in visits])
+    factor = true_factor(teff_true, snr)[:, None] ** np.linspace(0.4, 1.2, N_LABELS)
+    spread = np.array([6000.0, *np.linspace(0.5, 3, N_LABELS - 1)])
+    error = spread / snr[:, None] * rng.lognormal(0, 0.2, (star.size, N_LABELS))
+    true = np.column_stack([teff_true, np.zeros((star.size, N_LABELS - 1))])
+    labels = true + factor * error * rng.normal(size=error.shape)
+    frame = pd.DataFrame({"star_id": star.astype(str), "mjd": night, "snr_g": snr})
+    frame["specid"] = [f"{s}-{v}" for s, v in zip(star, night, strict=True)]
+    frame[list(LABEL_NAMES)] = labels
+    frame[[f"{name}_err" for name in LABEL_NAMES]] = error
+    return frame, true, factor
+
+
+def test_errors_of_a_survey_are_right_after_scaling():
+    rng = np.random.default_rng(31)
+    frame, true, factor = catalog_of_visits(rng, 40_000)
+    pairs = make_pairs(frame)
+    pairs["cell"] = assign_cells(pairs["teff"], pairs["snr_g"])
+    statistics = pull_statistics(pairs)
+    scale = fit_error_scale(statistics)
+    error = frame[[f"{n}_err" for n in LABEL_NAMES]].to_numpy() * scale.factors(frame["teff"], frame["snr_g"])
+    pull = (frame[list(LABEL_NAMES)].to_numpy() - true) / error
+    # The dispersion without the luck of the draw, for each label in each cell.
+    over = factor * frame[[f"{n}_err" for n in LABEL_NAMES]].to_numpy() / error
+    cell = assign_cells(frame["teff"], frame["snr_g"])
+    # A thousand pairs tell a dispersion to 4 %; at the rim of the survey, with a tenth of that, the cubic leads.
+    for n_pair, n_cell, tolerance in ((1000, 25, 0.05), (100, 45, 0.15)):
+        populated = statistics.loc[statistics["n"] >= n_pair, "cell"]
+        assert len(populated) >= n_cell
+        for here in (cell == c for c in populated):
+            np.testing.assert_allclose(np.sqrt(np.mean(over[here] ** 2, axis=0)), 1, atol=tolerance)
+            assert np.std(pull[here]) == pytest.approx(1, abs=tolerance)

@@ -1,0 +1,148 @@
+"""Figures of how well labels repeat and fit: precision over S/N (Fig 10 of the paper), pulls, and chi2 over S/N."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from hotdask.labels import LABELS
+from hotdask.report.figures import (
+    BLACK,
+    BLUE,
+    GRAY,
+    PALE,
+    VERMILION,
+    need_columns,
+    pretty_unit,
+    robust_scatter,
+    styled,
+)
+
+_BIN = 0.1
+"""Width of a bin of S/N [dex]."""
+_TOO_FEW = 20
+"""A bin with fewer pairs has no dispersion worth drawing."""
+
+
+def _over_snr(snr: np.ndarray, measure) -> tuple[np.ndarray, np.ndarray]:
+    """Median S/N of each bin with enough spectra, and what ``measure`` finds for its rows."""
+    number = np.floor(np.log10(snr) / _BIN).astype(int)
+    rows = [np.flatnonzero(number == k) for k in np.unique(number)]
+    rows = [r for r in rows if r.size >= _TOO_FEW]
+    return np.array([np.median(snr[r]) for r in rows]), np.array([measure(r) for r in rows])
+
+
+def _snr_ticks(axes) -> None:
+    axes.set_xscale("log")
+    axes.set_xticks([10, 20, 50, 100, 200, 500])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _neighbors(catalog: pd.DataFrame, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of two visits of a star next to one another in S/N, of different nights and similar S/N."""
+    order = catalog.reset_index(drop=True).sort_values(["star_id", "uniqflag"])
+    one, two = order.iloc[:-1], order.iloc[1:]
+    star, night = (one[c].to_numpy() == two[c].to_numpy() for c in ("star_id", "mjd"))
+    snr = [part["snr_g"].to_numpy(dtype=np.float64) for part in (one, two)]
+    pair = star & ~night & (np.abs(snr[0] - snr[1]) <= tolerance * (snr[0] + snr[1]) / 2)
+    return one.index.to_numpy()[pair], two.index.to_numpy()[pair]
+
+
+@styled
+def repeat_precision(catalog: pd.DataFrame, *, snr_tolerance: float = 0.2) -> Figure:
+    """Precision of each label from repeat visits, over S/N, beside the errors of the catalog.
+
+    Parameters
+    ----------
+    catalog : pandas.DataFrame
+        Columns of `hotdask.schema.CATALOG`; only rows in the sample are drawn.
+    snr_tolerance : float
+        Largest difference in S/N of a pair, as a share of the mean of the two.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Eleven panels. Dots: robust dispersion of the differences, over √2. Line: median error of one visit.
+
+    Raises
+    ------
+    RunError
+        If a column is missing.
+
+    References
+    ----------
+    Xiang et al. 2022, §4.6 and Fig 10.
+    """
+    labels = [f"{lb.name}{end}" for lb in LABELS for end in ("", "_err")]
+    need_columns(catalog, ["star_id", "uniqflag", "mjd", "snr_g", "in_sample", *labels], "catalog")
+    catalog = catalog[catalog["in_sample"].to_numpy(bool)]
+    one, two = _neighbors(catalog, snr_tolerance)
+    snr = catalog["snr_g"].to_numpy(dtype=np.float64)
+    snr = (snr[one] + snr[two]) / 2
+    figure = Figure(figsize=(9.6, 9.0), layout="constrained")
+    grid = figure.subplots(4, 3, sharex=True)
+    for label, axes in zip(LABELS, grid.flat, strict=False):
+        value, error = (catalog[c].to_numpy(np.float64) for c in (label.name, f"{label.name}_err"))
+        difference, sigma = (value[one] - value[two]) / np.sqrt(2), np.hypot(error[one], error[two]) / np.sqrt(2)
+        usable = (snr > 0) & np.isfinite(difference) & np.isfinite(sigma)
+        x, d, s = snr[usable], difference[usable], sigma[usable]
+        at, scatter = _over_snr(x, lambda r, d=d: robust_scatter(d[r]))
+        _, error = _over_snr(x, lambda r, s=s: np.median(s[r]))
+        axes.plot(at, error, color=BLUE, linewidth=1.4, label="error in the catalog")
+        axes.plot(at, scatter, "o", color=VERMILION, markersize=4, label="scatter of repeats / √2")
+        _snr_ticks(axes)
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel(f"σ {label.symbol}" + (f"  [{pretty_unit(label.unit)}]" if label.unit else ""))
+        if not at.size:
+            axes.text(0.5, 0.5, "too few pairs", transform=axes.transAxes, ha="center", va="center", color=GRAY)
+    handles, names = grid[0, 0].get_legend_handles_labels()
+    last = grid.flat[-1]
+    last.set_axis_off()
+    last.legend(handles, names, loc="center")
+    grid[2, 2].tick_params(labelbottom=True)
+    for axes in (*grid[3, :2], grid[2, 2]):
+        axes.set_xlabel("S/N per pixel in g")
+    return figure
+
+
+@styled
+def chi2_ridge(frame: pd.DataFrame, model, *, limit: float = 10.0, teff: float = 9000.0) -> Figure:
+    """Reduced chi-square of all fits over S/N, with the survey's median and the limit of chi2ratio.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        ``snr_g``, ``chi2_red`` and ``chi2ratio``.
+    model : object with ``log_median`` and ``log_sigma``
+        The `hotdask.steps.flag.Chi2Model` of the survey.
+    limit : float
+        chi2ratio above which a fit is bad.
+    teff : float
+        Where the lines are drawn for [K].
+
+    References
+    ----------
+    Xiang et al. 2022, §5.2.
+    """
+    need_columns(frame, ["snr_g", "chi2_red", "chi2ratio"], "table of fits")
+    snr, chi2, ratio = (frame[c].to_numpy(dtype=np.float64) for c in ("snr_g", "chi2_red", "chi2ratio"))
+    bad = ratio > limit
+    figure = Figure(figsize=(4.8, 3.7), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(snr[~bad], chi2[~bad], ".", color=PALE, markersize=2, zorder=1, rasterized=True)
+    axes.plot(snr[bad], chi2[bad], "x", color=VERMILION, markersize=4, label=f"chi2ratio > {limit:g}")
+    known = snr[np.isfinite(snr) & (snr > 0)]
+    if known.size:
+        at = np.geomspace(known.min(), known.max(), 100)
+        median, sigma = (np.exp(p.evaluate(teff, at)) for p in (model.log_median, model.log_sigma))
+        axes.plot(at, median, color=BLACK, linewidth=1.2, label=f"median at {teff:g} K")
+        axes.plot(at, median + limit * sigma, color=BLUE, linewidth=1.2, label=f"median + {limit:g} σ")
+    _snr_ticks(axes)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("S/N per pixel in g")
+    axes.set_ylabel("reduced χ²")
+    axes.legend()
+    return figure
