@@ -118,6 +118,66 @@ def simulate(folder, stars, spectra, broken, seed, emulator, scheduler, workers,
     simulate_survey(folder, simulation, emulator=emulator, cluster=cluster, echo=click.echo)
 
 
+@main.command()
+@click.argument("settings", required=False, type=click.Path())
+@click.option("--out", help="Table to write (.parquet, .csv, .fits): the --table of a run.")
+@click.option("--survey", help="The survey's catalog of stellar spectra.")
+@click.option("--hot", help="List of hot stars (Gaia and 2MASS).")
+@click.option("--ob", help="Catalog of OB stars.")
+@click.option("--radius", type=float, help="Match radius [arcsec].  [default: 3.0]")
+@_cluster_options
+def candidates(settings, out, survey, hot, ob, radius, scheduler, workers, dashboard) -> None:
+    """List the spectra to label: class O, B or A, or at the place of a known hot star.
+
+    Tables are .parquet, .csv, .fits, or folders of HATS catalogs. SETTINGS, a TOML file, says how their columns are
+    called; what is shown here is the default:
+
+    \b
+    out = "candidates.parquet"
+    radius = 3.0                       # arcsec
+    [survey]
+    table = "dr6_stellar.csv"
+    path = "path"                      # a column, or one made of columns: "{planid}/spec-{planid}-{fiberid:03d}.fits"
+    ra = "ra"                          # deg
+    dec = "dec"
+    epoch = 2000.0                     # to which lists with proper motions are brought
+    classes = ["O", "B", "A"]          # how classes begin, in any of the columns
+    class_columns = ["class", "subclass"]
+    keep = []                          # other columns to carry along
+    [hot]
+    table = "hot.fits"
+    max_m_ks = 3.0                     # from m_ks, or k_m and parallax; inf takes the whole list
+    m_ks = "m_ks"
+    ks = "k_m"
+    parallax = "parallax"
+    ra = "ra"
+    dec = "dec"
+    pmra = "pmra"                      # mas/yr, used where the table has it
+    pmdec = "pmdec"
+    epoch = "ref_epoch"                # a column, or a year such as 2015.5
+    [ob]                               # table, ra, dec, pmra, pmdec, epoch as above
+
+    Columns written: path, ra, dec, source_class, source_hot, source_ob, separations [arcsec], those carried. Paths are
+    relative to the folder of the survey's table.
+    """
+    from hotdask.config import load_candidate_settings
+
+    overrides = {
+        "out": out,
+        "radius": radius,
+        "survey__table": survey,
+        "hot__table": hot,
+        "ob__table": ob,
+        "cluster__scheduler": scheduler,
+        "cluster__workers": workers,
+        "cluster__dashboard": dashboard,
+    }
+    resolved = load_candidate_settings(settings, **overrides)
+    from hotdask.pipeline.candidates import find_candidates
+
+    find_candidates(resolved, echo=click.echo)
+
+
 @main.group()
 def library() -> None:
     """Make a library of synthetic spectra, and check it."""

@@ -167,6 +167,53 @@ class Settings(_Section):
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+class SkyTable(_Section):
+    """A table of positions, and how its columns are called."""
+
+    table: str = Field(min_length=1, description=".parquet, .csv, .fits, or the folder of a HATS catalog")
+    ra: str = Field("ra", description="column of right ascension [deg]")
+    dec: str = Field("dec", description="column of declination [deg]")
+    pmra: str = Field("pmra", description="column of the proper motion in RA, times cos(Dec) [mas/yr], if there")
+    pmdec: str = Field("pmdec", description="column of the proper motion in Dec [mas/yr], if there")
+    epoch: float | str = Field("ref_epoch", description="epoch of its positions, a year or a column of years")
+
+
+class SurveyTable(SkyTable):
+    """The survey's catalog of stellar spectra."""
+
+    epoch: float = Field(2000.0, description="epoch of its positions [yr]; lists with proper motions are brought to it")
+    path: str = Field("path", description="column of files, or a pattern of columns such as {planid}/{fitsname}")
+    classes: tuple[str, ...] = Field(("O", "B", "A"), description="classes or subclasses begin with one of these")
+    class_columns: tuple[str, ...] = Field(("class", "subclass"), description="columns of pipeline classes")
+    keep: tuple[str, ...] = Field((), description="other columns to carry along")
+
+
+class HotTable(SkyTable):
+    """A list of hot stars."""
+
+    max_m_ks: float = Field(3.0, description="faintest M_Ks [mag]; needs m_ks, or ks and parallax; inf: all")
+    m_ks: str = Field("m_ks", description="column of absolute magnitudes in Ks [mag]")
+    ks: str = Field("k_m", description="column of Ks magnitudes [mag], where there is no m_ks")
+    parallax: str = Field("parallax", description="column of parallaxes [mas], where there is no m_ks")
+
+
+class CandidateSettings(_Section):
+    """What the list of candidates is made of.
+
+    Examples
+    --------
+    >>> CandidateSettings(out="candidates.parquet", survey={"table": "dr6.csv"}).radius
+    3.0
+    """
+
+    out: Annotated[str, Field(min_length=1, description="table to write (.parquet, .csv, .fits)")]
+    radius: float = Field(3.0, gt=0, le=1800, description="match radius [arcsec]")
+    survey: SurveyTable
+    hot: HotTable | None = None
+    ob: SkyTable | None = None
+    cluster: Cluster = Cluster()
+
+
 _READER = {"medium", "unit", "columns", "skip", "continuum"}
 _ENGINES: dict[str, tuple[set[str], set[str]]] = {
     "lte": ({"atmospheres", "lines"}, {"helium"}),
@@ -352,6 +399,20 @@ def load_library_settings(path: str | Path, **overrides) -> LibrarySettings:
         return LibrarySettings.model_validate(_override(_read_toml(path), overrides))
     except ValidationError as error:
         raise explain(error, str(path), listed="see `hotdask library build -h`") from error
+
+
+def load_candidate_settings(path: str | Path | None, **overrides) -> CandidateSettings:
+    """Read what candidates are made of from a TOML file, if any; overrides as in `load_settings`.
+
+    Raises
+    ------
+    SettingsError
+        As `load_settings`.
+    """
+    try:
+        return CandidateSettings.model_validate(_override({} if path is None else _read_toml(path), overrides))
+    except ValidationError as error:
+        raise explain(error, str(path or "command line"), listed="see `hotdask candidates -h`") from error
 
 
 def _override(data: dict, overrides: dict) -> dict:

@@ -160,6 +160,13 @@ CATALOG: tuple[Column, ...] = (
     Column("in_sample", pa.bool_(), "", "passes the cuts of the sample (Teff, S/N, a fit exists)"),
 )
 
+SOURCES: tuple[Column, ...] = (
+    Column("source_class", pa.bool_(), "", "candidate by its pipeline class, O, B or A"),
+    Column("source_hot", pa.bool_(), "", "candidate by the list of hot stars (Gaia and 2MASS)"),
+    Column("source_ob", pa.bool_(), "", "candidate by the catalog of OB stars"),
+)
+"""Where a candidate comes from."""
+
 TRUTH: tuple[Column, ...] = (
     Column("specid", _STR, "", "date-planid-spid-fiberid"),
     Column("star", _I8, "", "number of the simulated star"),

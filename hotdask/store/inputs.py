@@ -15,7 +15,8 @@ from hotdask.config import Input
 from hotdask.errors import InputError
 from hotdask.store.lamost import OVERRIDES
 
-_RESERVED = {c.name for columns in (schema.SPECTRA, schema.FITS, schema.CATALOG) for c in columns} - set(OVERRIDES)
+RESERVED = {c.name for columns in (schema.SPECTRA, schema.FITS, schema.CATALOG) for c in columns} - set(OVERRIDES)
+"""Columns a run writes itself; an input table must call its own otherwise."""
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SHOWN = 3
 
@@ -146,7 +147,7 @@ def _check_columns(table: pd.DataFrame, where: str) -> None:
         raise InputError(f"{where} has the columns {', '.join(twice)} twice; keep one of each")
     if not len(table):
         raise InputError(f"{where} has no rows; list at least one file")
-    taken = [c for c in columns if c in _RESERVED - {"path"}]
+    taken = [c for c in columns if c in RESERVED - {"path"}]
     if taken:
         raise InputError(
             f"{where} has columns that hotdask writes itself: {', '.join(taken)}; "
