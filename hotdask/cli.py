@@ -372,6 +372,39 @@ _verb("catalog", "catalog", "Up to the catalog: merger, stars, errors, flags." +
 _verb("report", "report", "Up to the report; the same as run." + _WHERE)
 
 
+@main.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False))
+@click.option("--out", required=True, type=click.Path(), help="File (.fits, .vot, .parquet, .csv), or folder for hats.")
+@click.option("--columns", type=click.Choice(["all", "paper"]), default="all", help="All, or the paper's Table 5.")
+@click.option("--sample", is_flag=True, help="Only rows of the sample.")
+@click.option("--format", "kind", type=click.Choice(["file", "hats"]), default="file", help="A file, or HATS.")
+@_cluster_options
+def export(folder, out, columns, sample, kind, scheduler, workers, dashboard) -> None:
+    """Write the catalog of the run in FOLDER for other programs, with units and UCDs.
+
+    With --columns paper it has the columns of Xiang et al. 2022, Table 5, by their names; what the run has not is
+    empty.
+    """
+    from hotdask.store.export import export_catalog
+
+    if kind == "file":
+        rows = export_catalog(folder, out, columns=columns, sample=sample)
+    else:
+        from hotdask.config import make_settings
+        from hotdask.pipeline.cluster import open_client
+        from hotdask.pipeline.hats import export_hats
+
+        cluster = make_settings(
+            {"out": folder, "input": {"spectra": folder}},
+            cluster__scheduler=scheduler,
+            cluster__workers=workers,
+            cluster__dashboard=dashboard,
+        ).cluster
+        with open_client(cluster, click.echo) as client:
+            rows = export_hats(folder, out, client=client, columns=columns, sample=sample)
+    click.echo(f"{out}: {rows} rows")
+
+
 @main.command("status")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
 def describe(folder) -> None:

@@ -21,6 +21,7 @@ class Flag(IntFlag):
     UNSCALED_ERRORS = 1 << 12
     LARGE_VELOCITY = 1 << 13
     CONTINUUM_CORRECTED = 1 << 14
+    INTRINSICALLY_COOL = 1 << 20
 
 
 DESCRIPTIONS: dict[Flag, str] = {
@@ -39,4 +40,5 @@ DESCRIPTIONS: dict[Flag, str] = {
     Flag.UNSCALED_ERRORS: "Errors of one or more labels are formal: too few repeat visits to scale them, or no S/N.",
     Flag.LARGE_VELOCITY: "|rv| above 0.02 c: a suspect velocity.",
     Flag.CONTINUUM_CORRECTED: "Bad pixels shifted the continuum by over 1 %; a first fit of the star corrected it.",
+    Flag.INTRINSICALLY_COOL: "Red, and cool by an independent Teff; not of the OB catalog: noise made it look hot.",
 }

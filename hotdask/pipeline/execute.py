@@ -18,6 +18,7 @@ from hotdask import config
 from hotdask.errors import RunError, SettingsError
 from hotdask.pipeline import maps, tables
 from hotdask.pipeline.cluster import GPU, open_client
+from hotdask.pipeline.join import signature
 from hotdask.pipeline.pages import write_report
 from hotdask.pipeline.plan import (
     PLAN,
@@ -164,7 +165,7 @@ class _State:
         self.n_stage = n_partitions(n_input, size)
         ingest = fingerprint(inputs, settings.fingerprint("input", "cube"))
         fit = fingerprint(ingest, settings.fingerprint("normalize", "fit"), emulator)
-        catalog = fingerprint(fit, settings.fingerprint("catalog"))
+        catalog = fingerprint(fit, settings.fingerprint("catalog", "join"), signature(settings.join))
         self.marks = {"stage": ingest, "plan": ingest, "ingest": ingest, "fit": fit, "catalog": catalog}
         self.marks["report"] = fingerprint(catalog, settings.report.model_dump(mode="json"))
         self.summary = read_summary(folder) or {"counts": {"files": n_input}, "seconds": {}, "done": {}}
@@ -227,7 +228,7 @@ class _State:
     def provenance(self) -> dict:
         """Versions, settings and emulator: what every catalog carries."""
         packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
-        settings = self.settings.model_dump_json(include={"input", "cube", "normalize", "fit", "catalog"})
+        settings = self.settings.model_dump_json(include=set(config.DECISIVE))
         return {
             "hotdask": hotdask.__version__,
             "emulator": self.emulator,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from astropy.table import Table
 
 from hotdask import schema
@@ -17,6 +18,9 @@ from hotdask.store.lamost import OVERRIDES
 
 RESERVED = {c.name for columns in (schema.SPECTRA, schema.FITS, schema.CATALOG) for c in columns} - set(OVERRIDES)
 """Columns a run writes itself; an input table must call its own otherwise."""
+_FLOATS = {c.name for c in schema.JOINED if c.type == pa.float64()}
+_BOOLEANS = {c.name for c in schema.SOURCES}
+"""Columns that a catalog declares: they must be what it says they are."""
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SHOWN = 3
 
@@ -108,8 +112,10 @@ def _from_table(name: str) -> pd.DataFrame:
     _check_columns(table, where)
     frame = pd.DataFrame({"path": _paths(table["path"], os.path.dirname(path), where)})
     for column in table.columns:
-        if column in OVERRIDES:
+        if column in OVERRIDES or column in _FLOATS:
             frame[column] = _numbers(table[column], where)
+        elif column in _BOOLEANS:
+            frame[column] = _numbers(_as_numbers(table[column]), where) > 0
         elif column != "path":
             frame[column] = _plain(table[column])
     return frame
@@ -192,6 +198,10 @@ def _numbers(column: pd.Series, where: str) -> np.ndarray:
             "correct them, leave them empty, or rename the column if it is no override"
         )
     return values
+
+
+def _as_numbers(column: pd.Series) -> pd.Series:
+    return column.astype("Int8") if pd.api.types.is_bool_dtype(column) else column
 
 
 def _plain(column: pd.Series) -> pd.Series:

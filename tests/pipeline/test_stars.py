@@ -38,7 +38,7 @@ def surveys(draw):
         angle = np.concatenate([angle, np.where(along < 0, direction + np.pi, direction)])
         distance = np.concatenate([distance, np.abs(along)])
     x, y = offset_by(lon, lat, angle, np.radians(distance / 3600))
-    ra, dec = np.degrees(np.asarray(x)) % 360, np.clip(np.degrees(np.asarray(y)), -90, 90)
+    ra, dec = x.deg % 360, np.clip(y.deg, -90, 90)
     snr = draw(st.lists(st.sampled_from([10.0, 20.0, np.nan]), min_size=len(ra), max_size=len(ra)))
     return ra, dec, np.array(snr), draw(st.integers(1, len(ra))), draw(st.integers(1, 4))
 

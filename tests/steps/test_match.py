@@ -35,7 +35,7 @@ def crowds(draw):
     for n in (draw(st.integers(1, 8)), draw(st.integers(1, 8))):
         angle, distance = np.array(draw(st.lists(places, min_size=n, max_size=n))).T
         place = offset_by(*np.radians([lon, lat]), np.radians(angle), np.radians(distance * radius / 3600))
-        ra, dec = (np.degrees(a.to_value(u.rad) if hasattr(a, "unit") else a) for a in place)
+        ra, dec = (a.deg for a in place)
         out += [ra % 360, np.clip(dec, -90, 90)]
     return out
 
