@@ -150,7 +150,8 @@ def export_catalog(
 ) -> int:
     """Write the published catalog as .fits, .vot, .parquet or .csv, by the ending; returns its rows.
 
-    FITS and VOTable carry units and UCDs (in FITS as the keywords TUNIT, TUCD and TCOMM).
+    FITS and VOTable carry units and UCDs (in FITS as the keywords TUNIT, TUCD and TCOMM). Names in FITS have letters,
+    digits and underscores only, as its standard wishes: Fe_H for [Fe/H].
 
     Parameters
     ----------
@@ -194,6 +195,7 @@ def _said(field: pa.Field, what: str) -> str:
     return (field.metadata or {}).get(what.encode(), b"").decode()
 
 
+_FITS_NAME = str.maketrans({"[": None, "]": None, "/": "_"})
 _FITS_FORMAT = {"f8": "D", "f4": "E", "i8": "K", "i4": "J", "i2": "I", "b1": "L"}
 
 
@@ -201,14 +203,15 @@ def _fits(table: pa.Table, path: Path) -> None:
     columns = []
     for field in table.schema:
         values = _values(field, table[field.name])
+        name = field.name.translate(_FITS_NAME)
         if values.dtype.kind == "U":
-            width = max(values.dtype.itemsize // 4, 1)
-            columns.append(fits.Column(field.name, f"{width}A", array=np.char.encode(values.data, "utf-8")))
+            text = np.char.encode(values.data, "utf-8")
+            columns.append(fits.Column(name, f"{max(text.dtype.itemsize, 1)}A", array=text))
             continue
         whole = values.dtype.kind == "i"
         columns.append(
             fits.Column(
-                field.name,
+                name,
                 _FITS_FORMAT[values.dtype.str[1:]],
                 unit=_said(field, "unit") or None,
                 null=_UNKNOWN_ID if whole else None,

@@ -102,7 +102,8 @@ def test_what_a_run_lacks_is_empty(tmp_path):
     assert export_catalog(tmp_path, tmp_path / "paper.fits", columns="paper") == 1
     with warnings.catch_warnings(action="ignore", category=UnitsWarning):
         read = Table.read(tmp_path / "paper.fits")
-    assert read.colnames == list(PAPER)
+    plain = {"[Fe/H]": "Fe_H", "corr_[Fe/H]_[Si/H]": "corr_Fe_H_Si_H", "Teff": "Teff"}
+    assert {name: read.colnames[list(PAPER).index(name)] for name in plain} == plain
     assert read["gaia_id"].mask.all()
     assert np.isnan(np.ma.filled(read["parallax"], np.nan)).all()
     with pytest.raises(InputError, match="unknown ending"):
