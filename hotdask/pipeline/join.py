@@ -1,6 +1,8 @@
 """Distances, magnitudes and reddening from other catalogs, joined to the spectra of a run."""
 
+import io
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import dask
@@ -201,7 +203,9 @@ def _reddening(frame: pd.DataFrame, settings: config.Join) -> np.ndarray:
     if "r_geo" not in frame:
         raise SettingsError("join.map needs distances (r_geo); give join.distances")
     try:
-        query = BayestarQuery(version=settings.map)
+        # It tells on the terminal what it loads.
+        with redirect_stdout(io.StringIO()):
+            query = BayestarQuery(version=settings.map)
     except Exception as error:
         raise InputError(f"join.map = '{settings.map}': the map cannot be read ({error}); fetch it first") from error
     out = np.full(len(frame), np.nan)
