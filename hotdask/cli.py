@@ -117,6 +117,66 @@ def simulate(folder, stars, spectra, broken, seed, emulator, scheduler, workers,
     simulate_survey(folder, simulation, emulator=emulator, cluster=cluster, echo=click.echo)
 
 
+@main.command()
+@click.argument("settings", required=False, type=click.Path())
+@click.option("--out", help="Table to write (.parquet, .csv, .fits): the --table of a run.")
+@click.option("--survey", help="The survey's catalog of stellar spectra.")
+@click.option("--hot", help="List of hot stars (Gaia and 2MASS).")
+@click.option("--ob", help="Catalog of OB stars.")
+@click.option("--radius", type=float, help="Match radius [arcsec].  [default: 3.0]")
+@_cluster_options
+def candidates(settings, out, survey, hot, ob, radius, scheduler, workers, dashboard) -> None:
+    """List the spectra to label: class O, B or A, or at the place of a known hot star.
+
+    Tables are .parquet, .csv, .fits, or folders of HATS catalogs. SETTINGS, a TOML file, says how their columns are
+    called; what is shown here is the default:
+
+    \b
+    out = "candidates.parquet"
+    radius = 3.0                       # arcsec
+    [survey]
+    table = "dr6_stellar.csv"
+    path = "path"                      # a column, or one made of columns: "{planid}/spec-{planid}-{fiberid:03d}.fits"
+    ra = "ra"                          # deg
+    dec = "dec"
+    epoch = 2000.0                     # to which lists with proper motions are brought
+    classes = ["O", "B", "A"]          # how classes begin, in any of the columns
+    class_columns = ["class", "subclass"]
+    keep = []                          # other columns to carry along
+    [hot]
+    table = "hot.fits"
+    max_m_ks = 3.0                     # from m_ks, or k_m and parallax; inf takes the whole list
+    m_ks = "m_ks"
+    ks = "k_m"
+    parallax = "parallax"
+    ra = "ra"
+    dec = "dec"
+    pmra = "pmra"                      # mas/yr, used where the table has it
+    pmdec = "pmdec"
+    epoch = "ref_epoch"                # a column, or a year such as 2015.5
+    [ob]                               # table, ra, dec, pmra, pmdec, epoch as above
+
+    Columns written: path, ra, dec, source_class, source_hot, source_ob, separations [arcsec], those carried. Paths are
+    relative to the folder of the survey's table.
+    """
+    from hotdask.config import load_candidate_settings
+
+    overrides = {
+        "out": out,
+        "radius": radius,
+        "survey__table": survey,
+        "hot__table": hot,
+        "ob__table": ob,
+        "cluster__scheduler": scheduler,
+        "cluster__workers": workers,
+        "cluster__dashboard": dashboard,
+    }
+    resolved = load_candidate_settings(settings, **overrides)
+    from hotdask.pipeline.candidates import find_candidates
+
+    find_candidates(resolved, echo=click.echo)
+
+
 @main.group()
 def library() -> None:
     """Make a library of synthetic spectra, and check it."""
@@ -376,6 +436,39 @@ def compare_labels(run_folder, table, out, name, radius, label, error, edges, ev
         echo=click.echo,
         **limits,
     )
+
+
+@main.command()
+@click.argument("folder", type=click.Path(exists=True, file_okay=False))
+@click.option("--out", required=True, type=click.Path(), help="File (.fits, .vot, .parquet, .csv), or folder for hats.")
+@click.option("--columns", type=click.Choice(["all", "paper"]), default="all", help="All, or the paper's Table 5.")
+@click.option("--sample", is_flag=True, help="Only rows of the sample.")
+@click.option("--format", "kind", type=click.Choice(["file", "hats"]), default="file", help="A file, or HATS.")
+@_cluster_options
+def export(folder, out, columns, sample, kind, scheduler, workers, dashboard) -> None:
+    """Write the catalog of the run in FOLDER for other programs, with units and UCDs.
+
+    With --columns paper it has the columns of Xiang et al. 2022, Table 5, by their names; what the run has not is
+    empty.
+    """
+    from hotdask.store.export import export_catalog
+
+    if kind == "file":
+        rows = export_catalog(folder, out, columns=columns, sample=sample)
+    else:
+        from hotdask.config import make_settings
+        from hotdask.pipeline.cluster import open_client
+        from hotdask.pipeline.hats import export_hats
+
+        cluster = make_settings(
+            {"out": folder, "input": {"spectra": folder}},
+            cluster__scheduler=scheduler,
+            cluster__workers=workers,
+            cluster__dashboard=dashboard,
+        ).cluster
+        with open_client(cluster, click.echo) as client:
+            rows = export_hats(folder, out, client=client, columns=columns, sample=sample)
+    click.echo(f"{out}: {rows} rows")
 
 
 @main.command("status")

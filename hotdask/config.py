@@ -94,7 +94,115 @@ class Catalog(_Section):
     pair_snr_tolerance: float = Field(0.2, gt=0, description="repeat pairs differ by at most this share in S/N")
     min_pairs: int = Field(200, ge=30, description="fewer repeat pairs than this leave the errors formal")
     max_chi2ratio: float = Field(10.0, description="chi2ratio above this is flagged")
+    max_bp_rp_0: float = Field(0.4, description="redder stars are cut if min_teff_independent says cool too [mag]")
+    min_teff_independent: float = Field(7000.0, description="independent Teff below which a red star is cut [K]")
     max_files: int = Field(128, ge=1, description="files the catalog is compacted to, at most")
+
+
+class SkyTable(_Section):
+    """A table of positions, and how its columns are called."""
+
+    table: str = Field(min_length=1, description=".parquet, .csv, .fits, or the folder of a HATS catalog")
+    ra: str = Field("ra", description="column of right ascension [deg]")
+    dec: str = Field("dec", description="column of declination [deg]")
+    pmra: str = Field("pmra", description="column of the proper motion in RA, times cos(Dec) [mas/yr], if there")
+    pmdec: str = Field("pmdec", description="column of the proper motion in Dec [mas/yr], if there")
+    epoch: float | str = Field("ref_epoch", description="epoch of its positions, a year or a column of years")
+
+
+class JoinTable(SkyTable):
+    """A table joined to the spectra."""
+
+    on: Literal["position", "gaia_id", "specid", "obsid"] = Field(description="what says that two rows are one star")
+    key: str = Field("source_id", description="its column of that id")
+    columns: dict[str, str] = Field(description="its columns by our names (hotdask.schema.JOINED)")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_columns(cls, data):
+        """Columns not mentioned are called as usual; "" leaves one out."""
+        if isinstance(data, dict):
+            usual = cls.model_fields["columns"].default
+            given = data.get("columns", {})
+            if isinstance(given, dict):
+                unknown = sorted(set(given) - set(usual))
+                if unknown:
+                    raise ValueError(f"columns: unknown {', '.join(unknown)}; known are {', '.join(usual)}")
+                data = data | {"columns": {ours: theirs for ours, theirs in (usual | given).items() if theirs}}
+        return data
+
+
+_GAIA = ("parallax", "parallax_error", "pmra", "pmra_error", "pmdec", "pmdec_error", "ruwe")
+
+
+class GaiaTable(JoinTable):
+    """Gaia's source catalog."""
+
+    on: Literal["position"] = "position"
+    columns: dict[str, str] = (
+        {"gaia_id": "source_id"} | {n: n for n in _GAIA} | {name: f"phot_{name}_mean_mag" for name in ("g", "bp", "rp")}
+    )
+
+
+class DistanceTable(JoinTable):
+    """Geometric distances (Bailer-Jones et al. 2021)."""
+
+    on: Literal["position", "gaia_id", "specid", "obsid"] = "gaia_id"
+    columns: dict[str, str] = {"r_geo": "r_med_geo", "r_geo_low": "r_lo_geo", "r_geo_high": "r_hi_geo"}
+
+
+class FidelityTable(JoinTable):
+    """Astrometric fidelity (Rybizki et al. 2022)."""
+
+    on: Literal["position", "gaia_id", "specid", "obsid"] = "gaia_id"
+    columns: dict[str, str] = {"fidelity": "fidelity_v2"}
+
+
+class TwoMassTable(JoinTable):
+    """2MASS point sources."""
+
+    on: Literal["position", "gaia_id", "specid", "obsid"] = "position"
+    columns: dict[str, str] = {"j": "j_m", "h": "h_m", "ks": "k_m"}
+
+
+class ReddeningTable(JoinTable):
+    """E(B-V) star by star."""
+
+    on: Literal["position", "gaia_id", "specid", "obsid"] = "gaia_id"
+    columns: dict[str, str] = {"ebv": "ebv"}
+
+
+class IndependentTable(JoinTable):
+    """Temperatures from another method, such as DD-Payne."""
+
+    on: Literal["position", "gaia_id", "specid", "obsid"] = "specid"
+    key: str = "specid"
+    columns: dict[str, str] = {"teff_independent": "teff"}
+
+
+class Join(_Section):
+    """Other catalogs whose columns the catalog carries; each a table { table = "FILE" }, with table, ra, dec, pmra,
+    pmdec, epoch, on (position, gaia_id, specid or obsid), key and columns where they are not as usual.
+    """
+
+    radius: float = Field(3.0, gt=0, le=1800, description="match radius [arcsec]")
+    epoch: float = Field(2000.0, description="epoch of the spectra's positions [yr]")
+    gaia: GaiaTable | None = Field(None, description='Gaia: { table = "FILE or HATS folder", … }; by position')
+    distances: DistanceTable | None = Field(None, description="geometric distances; by gaia_id")
+    fidelity: FidelityTable | None = Field(None, description="astrometric fidelity; by gaia_id")
+    twomass: TwoMassTable | None = Field(None, description="2MASS; by position")
+    reddening: ReddeningTable | None = Field(None, description="E(B-V); by gaia_id")
+    independent: IndependentTable | None = Field(None, description="Teff of another method; by specid")
+    map: Literal["bayestar2017", "bayestar2019"] | None = Field(
+        None, description="E(B-V) from this map at r_geo; needs hotdask[dust]"
+    )
+    map_scale: float = Field(0.884, gt=0, description="E(B-V) per unit of the map (Green et al. 2019)")
+
+    def tables(self) -> dict[str, JoinTable]:
+        """The tables given, those by position first."""
+        found = {name: getattr(self, name) for name in type(self).model_fields}
+        found = {name: table for name, table in found.items() if isinstance(table, JoinTable)}
+        return dict(sorted(found.items(), key=lambda item: item[1].on != "position"))
 
 
 def on_loopback(address: str) -> bool:
@@ -215,6 +323,9 @@ class Store(_Section):
         return self
 
 
+DECISIVE = ("input", "cube", "normalize", "fit", "catalog", "join")
+"""Sections that decide a result."""
+
 FREE: dict[str, set[str]] = {"input": {"max_reject_share"}}
 """Settings that decide whether a run goes on but not what it finds: they may change from one command to the next."""
 
@@ -236,6 +347,7 @@ class Settings(_Section):
     fit: Fit = Fit()
     catalog: Catalog = Catalog()
     store: Store = Store()
+    join: Join = Join()
     cluster: Cluster = Cluster()
     report: Report = Report()
 
@@ -248,9 +360,11 @@ class Settings(_Section):
         def update(section: _Section, *names: str) -> _Section:
             return section.model_copy(update={name: here(getattr(section, name)) for name in names})
 
+        tables = {name: update(table, "table") for name, table in self.join.tables().items()}
         return self.model_copy(
             update={
                 "out": here(self.out),
+                "join": self.join.model_copy(update=tables),
                 "input": update(self.input, "spectra", "table"),
                 "fit": update(self.fit, "emulator", "refine"),
                 "cluster": self.cluster.absolute(),
@@ -258,12 +372,48 @@ class Settings(_Section):
             }
         )
 
-    def fingerprint(self, *sections: Literal["input", "cube", "normalize", "fit", "catalog"]) -> str:
+    def fingerprint(self, *sections: Literal["input", "cube", "normalize", "fit", "catalog", "join"]) -> str:
         """SHA-256 over the sections that decide a result (all of them by default), 16 hex digits."""
-        chosen = sections or ("input", "cube", "normalize", "fit", "catalog")
+        chosen = sections or DECISIVE
         values = {s: getattr(self, s).model_dump(mode="json", exclude=FREE.get(s)) for s in chosen}
         text = json.dumps(values, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class SurveyTable(SkyTable):
+    """The survey's catalog of stellar spectra."""
+
+    epoch: float = Field(2000.0, description="epoch of its positions [yr]; lists with proper motions are brought to it")
+    path: str = Field("path", description="column of files, or a pattern of columns such as {planid}/{fitsname}")
+    classes: tuple[str, ...] = Field(("O", "B", "A"), description="classes or subclasses begin with one of these")
+    class_columns: tuple[str, ...] = Field(("class", "subclass"), description="columns of pipeline classes")
+    keep: tuple[str, ...] = Field((), description="other columns to carry along")
+
+
+class HotTable(SkyTable):
+    """A list of hot stars."""
+
+    max_m_ks: float = Field(3.0, description="faintest M_Ks [mag]; needs m_ks, or ks and parallax; inf: all")
+    m_ks: str = Field("m_ks", description="column of absolute magnitudes in Ks [mag]")
+    ks: str = Field("k_m", description="column of Ks magnitudes [mag], where there is no m_ks")
+    parallax: str = Field("parallax", description="column of parallaxes [mas], where there is no m_ks")
+
+
+class CandidateSettings(_Section):
+    """What the list of candidates is made of.
+
+    Examples
+    --------
+    >>> CandidateSettings(out="candidates.parquet", survey={"table": "dr6.csv"}).radius
+    3.0
+    """
+
+    out: Annotated[str, Field(min_length=1, description="table to write (.parquet, .csv, .fits)")]
+    radius: float = Field(3.0, gt=0, le=1800, description="match radius [arcsec]")
+    survey: SurveyTable
+    hot: HotTable | None = None
+    ob: SkyTable | None = None
+    cluster: Cluster = Cluster()
 
 
 _READER = {"medium", "unit", "columns", "skip", "continuum"}
@@ -468,6 +618,20 @@ def load_library_settings(path: str | Path, **overrides) -> LibrarySettings:
         raise explain(error, str(path), listed="see `hotdask library build -h`") from error
 
 
+def load_candidate_settings(path: str | Path | None, **overrides) -> CandidateSettings:
+    """Read what candidates are made of from a TOML file, if any; overrides as in `load_settings`.
+
+    Raises
+    ------
+    SettingsError
+        As `load_settings`.
+    """
+    try:
+        return CandidateSettings.model_validate(_override({} if path is None else _read_toml(path), overrides))
+    except ValidationError as error:
+        raise explain(error, str(path or "command line"), listed="see `hotdask candidates -h`") from error
+
+
 def _override(data: dict, overrides: dict) -> dict:
     data = {k: dict(v) if isinstance(v, dict) else v for k, v in data.items()}
     for name, value in overrides.items():
@@ -501,8 +665,10 @@ def dump_settings(settings: Settings) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _toml(value: str | bool | int | float | list) -> str:
+def _toml(value: str | bool | int | float | list | dict) -> str:
     if isinstance(value, list):
         return f"[{', '.join(_toml(v) for v in value)}]"
     # JSON and TOML spell infinity differently, and only one of them takes a raw DEL or pairs of surrogates.
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{json.dumps(k)} = {_toml(v)}' for k, v in value.items() if v is not None)} }}"
     return repr(value) if isinstance(value, float) else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -29,6 +29,7 @@ class Flag(IntFlag):
     SUBDWARF = 1 << 20
     NLTE = 1 << 21
     HALO = 1 << 22
+    INTRINSICALLY_COOL = 1 << 23
 
 
 DESCRIPTIONS: dict[Flag, str] = {
@@ -55,4 +56,5 @@ DESCRIPTIONS: dict[Flag, str] = {
     Flag.SUBDWARF: "log g > 5: hot subdwarf or white dwarf, if hot; use the extrapolated labels with caution (§5.3).",
     Flag.NLTE: "Teff > 25000 K or log g < 2: LTE models and missing winds bias the labels (§4.7, §5.6).",
     Flag.HALO: "[Fe/H] < -1.2, 7000-13000 K, |b| > 15 deg: mostly blue horizontal branch or stragglers (§5.5).",
+    Flag.INTRINSICALLY_COOL: "Red, and cool by an independent Teff; not of the OB catalog: noise made it look hot.",
 }

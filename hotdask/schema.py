@@ -173,6 +173,38 @@ CATALOG: tuple[Column, ...] = (
     Column("in_sample", pa.bool_(), "", "passes the cuts of the sample (Teff, S/N, a fit exists)"),
 )
 
+SOURCES: tuple[Column, ...] = (
+    Column("source_class", pa.bool_(), "", "candidate by its pipeline class, O, B or A"),
+    Column("source_hot", pa.bool_(), "", "candidate by the list of hot stars (Gaia and 2MASS)"),
+    Column("source_ob", pa.bool_(), "", "candidate by the catalog of OB stars"),
+)
+"""Where a candidate comes from."""
+
+JOINED: tuple[Column, ...] = (
+    *SOURCES,
+    Column("gaia_id", _I8, "", "Gaia source id of the nearest match; -1 where there is none"),
+    Column("gaia_separation", _F8, "arcsec", "distance of that match on the sky"),
+    Column("parallax", _F8, "mas", "Gaia parallax"),
+    Column("parallax_error", _F8, "mas", "uncertainty of parallax"),
+    Column("parallax_over_error", _F8, "", "parallax divided by its uncertainty"),
+    Column("pmra", _F8, "mas/yr", "Gaia proper motion in RA, times cos(Dec)"),
+    Column("pmra_error", _F8, "mas/yr", "uncertainty of pmra"),
+    Column("pmdec", _F8, "mas/yr", "Gaia proper motion in Dec"),
+    Column("pmdec_error", _F8, "mas/yr", "uncertainty of pmdec"),
+    Column("ruwe", _F8, "", "Gaia renormalized unit weight error"),
+    Column("r_geo", _F8, "pc", "geometric distance"),
+    Column("r_geo_low", _F8, "pc", "16th percentile of r_geo"),
+    Column("r_geo_high", _F8, "pc", "84th percentile of r_geo"),
+    Column("fidelity", _F8, "", "astrometric fidelity, 0 (spurious) to 1"),
+    Column("ebv", _F8, "mag", "reddening E(B-V)"),
+    *(Column(b, _F8, "mag", f"Gaia {b.upper()} magnitude") for b in ("g", "bp", "rp")),
+    *(Column(b, _F8, "mag", f"2MASS {b.capitalize()} magnitude") for b in ("j", "h", "ks")),
+    Column("m_ks", _F8, "mag", "absolute magnitude in Ks, from r_geo, A_Ks = 0.34 E(B-V)"),
+    Column("bp_rp_0", _F8, "mag", "intrinsic color, with A_BP = 3.24 E(B-V), A_RP = 1.91 E(B-V)"),
+    Column("teff_independent", _F8, "K", "effective temperature from another method"),
+)
+"""Columns a catalog has where the input table or ``[join]`` gives them, behind its own."""
+
 TRUTH: tuple[Column, ...] = (
     Column("specid", _STR, "", "date-planid-spid-fiberid"),
     Column("star", _I8, "", "number of the simulated star"),
@@ -222,7 +254,11 @@ def to_table(frame: pd.DataFrame, columns: tuple[Column, ...], *, extra: tuple[s
     if missing:
         raise RunError(f"table lacks the columns {missing}; this is a bug in the step that made it")
     fields = list(arrow_schema(columns))
+    joined = {c.name: c for c in JOINED}
     for name in extra:
+        if name in joined:
+            fields.append(joined[name].field())
+            continue
         array = pa.Array.from_pandas(frame[name])
         fields.append(pa.field(name, array.type, metadata={"unit": "", "description": "carried from the input table"}))
     names = [f.name for f in fields]

@@ -25,7 +25,7 @@ ALLOWED = {
     "recovery": {"steps", "emulator", "information", "simulation", "library.spectra"},
     "simulation": {"steps", "emulator", "information", "store.lamost_writer"},
     "pipeline": {"steps", "store", "emulator", "library", "report", "simulation", "information", ""},
-    "cli": {"pipeline", "emulator", "library", "store.library", "simulation", ""},
+    "cli": {"pipeline", "emulator", "library", "store.library", "store.export", "simulation", ""},
 }
 DASK = {"dask", "distributed"}
 # Third parties that must not be imported, by part of the package.

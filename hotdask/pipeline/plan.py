@@ -133,7 +133,7 @@ def check_settings(run: Path, settings: config.Settings) -> None:
         now = tomllib.loads(config.dump_settings(settings))
         changed = [
             f"  {section}.{key}: {before.get(section, {}).get(key)!r} -> {now.get(section, {}).get(key)!r}"
-            for section in ("input", "cube", "normalize", "fit", "catalog", "store")
+            for section in (*config.DECISIVE, "store")
             for key in sorted({*before.get(section, {}), *now.get(section, {})} - set(config.FREE.get(section, ())))
             if before.get(section, {}).get(key) != now.get(section, {}).get(key)
         ]

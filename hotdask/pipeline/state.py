@@ -11,6 +11,7 @@ import hotdask
 from hotdask import config
 from hotdask.errors import RunError
 from hotdask.pipeline import maps
+from hotdask.pipeline.join import signature
 from hotdask.pipeline.plan import INPUTS, PLAN, Batch, batch_path, fingerprint, list_batches, read_batches
 from hotdask.store.atomic import write_text
 from hotdask.store.catalog import FITS_FOLDER, is_sound
@@ -45,7 +46,7 @@ class State:
             mark = fingerprint(mark, batch.inputs, settings.fingerprint("input", "cube"))
             self._ingest.append(mark)
         self._fit = [fingerprint(m, settings.fingerprint("normalize", "fit"), emulator) for m in self._ingest]
-        catalog = fingerprint(self._fit[-1], settings.fingerprint("catalog"))
+        catalog = fingerprint(self._fit[-1], settings.fingerprint("catalog", "join"), signature(settings.join))
         self.marks = {"layout": mark, "ingest": mark, "fit": self._fit[-1], "catalog": catalog}
         self.marks["report"] = fingerprint(catalog, settings.report.model_dump(mode="json"))
         self.summary = read_summary(folder) or {"counts": {"files": self.n_input}, "seconds": {}, "done": {}}
@@ -143,7 +144,7 @@ class State:
     def provenance(self) -> dict:
         """Versions, settings and emulator: what every catalog carries."""
         packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
-        settings = self.settings.model_dump_json(include={"input", "cube", "normalize", "fit", "catalog"})
+        settings = self.settings.model_dump_json(include=set(config.DECISIVE))
         return {
             "hotdask": hotdask.__version__,
             "emulator": self.emulator,

@@ -12,14 +12,16 @@ import pyarrow as pa
 from hotdask import config
 from hotdask.flags import Flag
 from hotdask.labels import CORRELATION_PAIRS, INDEX, LABEL_NAMES
+from hotdask.pipeline.join import JOIN, join_tables
 from hotdask.pipeline.plan import read_group, write_grouped
 from hotdask.schema import CATALOG, RESIDUALS, SPECTRA, empty_frame, to_table, unpack_covariance
-from hotdask.steps.flag import Chi2Model, catalog_flags, chi2_statistics, fit_chi2_model
+from hotdask.steps.flag import Chi2Model, catalog_flags, chi2_statistics, count_cuts, fit_chi2_model
 from hotdask.steps.merge import merge_fits
+from hotdask.steps.photometry import intrinsically_cool
 from hotdask.steps.polynomial import assign_cells
 from hotdask.steps.repeats import assign_stars, make_pairs
 from hotdask.steps.scale import ErrorScale, fit_error_scale, pull_statistics
-from hotdask.store.catalog import FITS_FOLDER, publish_catalog, read_fits_part, write_catalog_part
+from hotdask.store.catalog import FITS_FOLDER, publish_catalog, read_catalog, read_fits_part, write_catalog_part
 from hotdask.store.cube import Layout, read_sidecar
 from hotdask.store.parquet import part_path
 
@@ -58,9 +60,16 @@ def build_catalog(
     # A shuffle costs the square of its partitions, so those of the cube are put together before, not after.
     groups = np.array_split(parts, min(len(parts), settings.catalog.max_files))
     n_star = find_stars(run, groups, layout.counts, settings.catalog.match_radius)
+    joined = join_tables(run, groups, layout, settings.join, extra)
     sample = read_sidecar(run, 0)[list(extra)].iloc[:0]
+    sample = (
+        sample if not joined else pd.concat([sample, read_group(Path(run, JOIN), 0)[list(joined)].iloc[:0]], axis=1)
+    )
     meta = pd.concat([empty_frame(_MERGED), sample], axis=1).assign(repeated=np.empty(0, dtype=bool))
-    merged = dd.from_map(_read_together, groups, read=read_merged, run=str(run), extra=extra, meta=meta, label="merge")
+    merged = dd.from_map(
+        _read_together, groups, read=read_merged, run=str(run), extra=extra, joined=joined, meta=meta, label="merge"
+    )
+    extra = (*extra, *joined)
 
     scale, n_pair = error_scale(merged, settings.catalog)
     chi2 = chi2_model(merged)
@@ -76,6 +85,7 @@ def build_catalog(
         "version": published.version,
         "rows": published.rows,
         "stars": n_star,
+        "cuts": count_cuts(read_catalog(run, columns=["teff", "flags", "in_sample"])),
         "repeat_pairs": n_pair,
         "error_scale": None if scale is None else scale.to_dict(),
         "chi2_model": None if chi2 is None else chi2.to_dict(),
@@ -107,7 +117,7 @@ def _positions(partition: int, *, run: str, columns: list[str]) -> pd.DataFrame:
     return read_sidecar(run, partition, columns=columns)[columns]
 
 
-def read_merged(partition: int, *, run: str, extra: tuple[str, ...] = ()) -> pd.DataFrame:
+def read_merged(partition: int, *, run: str, extra: tuple[str, ...] = (), joined: tuple[str, ...] = ()) -> pd.DataFrame:
     """One partition as flat columns: its spectra, stars, merged labels with formal errors, and both raw fits.
 
     vsini is still signed here.
@@ -136,7 +146,10 @@ def read_merged(partition: int, *, run: str, extra: tuple[str, ...] = ()) -> pd.
     stars = read_group(Path(run, STARS), partition)
     columns |= {name: stars[name] for name in ("star_id", "uniqflag", "repeated")}
     frame = pd.DataFrame(columns)
-    return pd.concat([frame[[c.name for c in _MERGED]], spectra[list(extra)], frame[["repeated"]]], axis=1)
+    parts = [frame[[c.name for c in _MERGED]], spectra[list(extra)]]
+    if joined:
+        parts.append(read_group(Path(run, JOIN), partition)[list(joined)])
+    return pd.concat([*parts, frame[["repeated"]]], axis=1)
 
 
 def error_scale(merged: dd.DataFrame, settings: config.Catalog) -> tuple[ErrorScale | None, int]:
@@ -177,11 +190,25 @@ def finish(
         min_snr=settings.min_snr,
         max_chi2ratio=settings.max_chi2ratio,
         errors_scaled=scale is not None and not scale.unscaled,
+        contaminant=_contaminant(frame, settings),
     )
     frame[["flags", "in_sample"]] = judged[["flags", "in_sample"]]
     frame["vsini"] = frame["vsini"].clip(lower=0)
     names = [c.name for c in CATALOG]
     return frame[[*names, *(name for name in frame.columns if name not in names)]]
+
+
+def _contaminant(frame: pd.DataFrame, settings: config.Catalog) -> np.ndarray:
+    if not {"bp_rp_0", "teff_independent"} <= set(frame.columns):
+        return np.zeros(len(frame), dtype=bool)
+    spared = frame["source_ob"].fillna(False).to_numpy(bool) if "source_ob" in frame else np.zeros(len(frame), bool)
+    return intrinsically_cool(
+        frame["bp_rp_0"],
+        frame["teff_independent"],
+        spared,
+        max_bp_rp_0=settings.max_bp_rp_0,
+        min_teff=settings.min_teff_independent,
+    )
 
 
 def _write_part(frame: pd.DataFrame, part: int, folder: Path, provenance: Mapping, extra: tuple[str, ...]) -> None:

@@ -105,6 +105,38 @@ def chi2_statistics(frame: pd.DataFrame, *, min_count: int = MIN_CELL) -> pd.Dat
     return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
 
 
+CUTS: dict[str, Flag] = {"low_snr": Flag.LOW_SNR, "cool": Flag.COOL, "intrinsically_cool": Flag.INTRINSICALLY_COOL}
+"""Cuts of the sample, and the flag of each; spectra without labels are cut besides."""
+
+
+def count_cuts(frame: pd.DataFrame) -> dict[str, int]:
+    """Rows that each cut of the sample takes, one row perhaps by several; nothing is deleted.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        ``flags``, ``in_sample``, ``teff`` of the catalog.
+
+    Returns
+    -------
+    dict
+        Rows by cut: ``no_fit``, those of `CUTS`, and ``all``, rows cut by any.
+
+    References
+    ----------
+    Xiang et al. 2022, §5.1.
+
+    Examples
+    --------
+    >>> rows = {"teff": [np.nan, 9000.0], "flags": [int(Flag.LOW_SNR), 0], "in_sample": [False, True]}
+    >>> count_cuts(pd.DataFrame(rows))
+    {'no_fit': 1, 'low_snr': 1, 'cool': 0, 'intrinsically_cool': 0, 'all': 1}
+    """
+    flags = frame["flags"].to_numpy()
+    counts = {"no_fit": frame["teff"].isna(), **{name: flags & int(flag) != 0 for name, flag in CUTS.items()}}
+    return {name: int(np.sum(cut)) for name, cut in (counts | {"all": ~frame["in_sample"]}).items()}
+
+
 @dataclass(frozen=True)
 class Chi2Model:
     """Median and dispersion of chi2_red as a function of Teff and S/N; both positive everywhere.
@@ -192,7 +224,13 @@ def fit_chi2_model(cells: pd.DataFrame) -> Chi2Model | None:
 
 
 def catalog_flags(
-    frame: pd.DataFrame, *, min_teff: float, min_snr: float, max_chi2ratio: float, errors_scaled: bool = True
+    frame: pd.DataFrame,
+    *,
+    min_teff: float,
+    min_snr: float,
+    max_chi2ratio: float,
+    errors_scaled: bool = True,
+    contaminant: np.ndarray | bool = False,
 ) -> pd.DataFrame:
     """Flags of the catalog, and whether a spectrum belongs to the sample.
 
@@ -210,12 +248,14 @@ def catalog_flags(
         chi2ratio above this is a bad fit. It does not cut the sample.
     errors_scaled : bool
         Whether the errors were scaled to repeats. They are not where the S/N is unknown.
+    contaminant : (n,) bool
+        As from `hotdask.steps.photometry.intrinsically_cool`.
 
     Returns
     -------
     pandas.DataFrame
         With the frame's index: ``flags`` (int32) bits of `hotdask.flags.Flag`, ``in_sample`` (bool): all labels
-        finite, Teff ≥ min_teff and S/N ≥ min_snr.
+        finite, Teff ≥ min_teff, S/N ≥ min_snr, no contaminant.
 
     References
     ----------
@@ -247,11 +287,15 @@ def catalog_flags(
         Flag.NEGATIVE_VSINI: vsini < 0,
         **_residual_flags(frame),
         **_kind_flags(frame),
+        Flag.INTRINSICALLY_COOL: np.broadcast_to(contaminant, teff.shape),
     }
     flags = frame["flags"].to_numpy(dtype=np.int32) if "flags" in frame else np.zeros(len(frame), dtype=np.int32)
     for flag, where in raised.items():
         flags = flags | np.where(where, int(flag), 0).astype(np.int32)
-    return pd.DataFrame({"flags": flags, "in_sample": fitted & (teff >= min_teff) & enough}, index=frame.index)
+    return pd.DataFrame(
+        {"flags": flags, "in_sample": fitted & (teff >= min_teff) & enough & ~np.asarray(contaminant)},
+        index=frame.index,
+    )
 
 
 def _residual_flags(frame: pd.DataFrame) -> dict[Flag, np.ndarray]:

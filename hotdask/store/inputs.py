@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from astropy.table import Table
 
 from hotdask import schema
@@ -16,7 +17,11 @@ from hotdask.config import Input
 from hotdask.errors import InputError
 from hotdask.store.lamost import OVERRIDES
 
-_RESERVED = {c.name for columns in (schema.SPECTRA, schema.FITS, schema.CATALOG) for c in columns} - set(OVERRIDES)
+RESERVED = {c.name for columns in (schema.SPECTRA, schema.FITS, schema.CATALOG) for c in columns} - set(OVERRIDES)
+"""Columns a run writes itself; an input table must call its own otherwise."""
+_FLOATS = {c.name for c in schema.JOINED if c.type == pa.float64()}
+_BOOLEANS = {c.name for c in schema.SOURCES}
+"""Columns that a catalog declares: they must be what it says they are."""
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SHOWN = 3
 
@@ -130,8 +135,10 @@ def _from_table(name: str) -> pd.DataFrame:
     _check_columns(table, where)
     frame = pd.DataFrame({"path": _paths(table["path"], os.path.dirname(path), where)})
     for column in table.columns:
-        if column in OVERRIDES:
+        if column in OVERRIDES or column in _FLOATS:
             frame[column] = _numbers(table[column], where)
+        elif column in _BOOLEANS:
+            frame[column] = _numbers(_as_numbers(table[column]), where) > 0
         elif column != "path":
             frame[column] = _plain(table[column])
     return frame
@@ -187,7 +194,7 @@ def _check_columns(table: pd.DataFrame, where: str) -> None:
         raise InputError(f"{where} has the columns {', '.join(twice)} twice; keep one of each")
     if not len(table):
         raise InputError(f"{where} has no rows; list at least one file")
-    taken = [c for c in columns if c in _RESERVED - {"path"}]
+    taken = [c for c in columns if c in RESERVED - {"path"}]
     if taken:
         raise InputError(
             f"{where} has columns that hotdask writes itself: {', '.join(taken)}; "
@@ -232,6 +239,10 @@ def _numbers(column: pd.Series, where: str) -> np.ndarray:
             "correct them, leave them empty, or rename the column if it is no override"
         )
     return values
+
+
+def _as_numbers(column: pd.Series) -> pd.Series:
+    return column.astype("Int8") if pd.api.types.is_bool_dtype(column) else column
 
 
 def _plain(column: pd.Series) -> pd.Series:

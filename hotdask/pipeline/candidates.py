@@ -1,0 +1,170 @@
+"""The list of candidates: spectra of pipeline class O, B or A, and those at the place of a known hot star."""
+
+import os
+import re
+import string
+from collections.abc import Callable
+
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+from distributed import Client
+
+from hotdask import config
+from hotdask.errors import InputError
+from hotdask.pipeline.cluster import open_client
+from hotdask.pipeline.neighbors import match_nearest, need_columns, numbers, read_sky
+from hotdask.schema import SOURCES
+from hotdask.store.inputs import RESERVED
+from hotdask.store.skytables import Piece, column_names, list_pieces, plain_types, read_pieces, write_sky_table
+
+_FLAGS = {"hot": "source_hot", "ob": "source_ob"}
+
+
+def find_candidates(
+    settings: config.CandidateSettings, *, client: Client | None = None, echo: Callable[[str], None] = print
+) -> dict[str, int]:
+    """Make the table of candidates; it can be the ``[input] table`` of a run.
+
+    Parameters
+    ----------
+    settings : hotdask.config.CandidateSettings
+    client : distributed.Client, optional
+        Cluster to use; default: the one ``settings.cluster`` describes.
+    echo : callable
+        Told what happens, a line at a time.
+
+    Returns
+    -------
+    dict
+        Spectra of the survey, candidates, and those of each source.
+
+    Raises
+    ------
+    InputError
+        If a table cannot be read, lacks a column, or no candidate is found.
+
+    References
+    ----------
+    Xiang et al. 2022, §2.
+    """
+    survey = settings.survey
+    names = column_names(survey.table)
+    fields = _fields(survey.path)
+    carried = list(dict.fromkeys([*fields, *survey.keep]))
+    need_columns(names, [survey.ra, survey.dec, *survey.class_columns, *carried], survey, "survey")
+    lists = _lists(settings)
+    if client is None:
+        with open_client(settings.cluster, echo) as client:
+            return _find(settings, carried, lists, client, echo)
+    return _find(settings, carried, lists, client, echo)
+
+
+def _find(settings, carried, lists, client: Client, echo) -> dict[str, int]:
+    survey, pieces = settings.survey, list_pieces(settings.survey.table)
+    options = {"survey": survey, "carried": carried}
+    with client.as_current():
+        meta = read_survey(pieces[0], **options).iloc[:0]
+        spectra = dd.from_map(read_survey, pieces, **options, meta=meta, label="read-survey")
+        total = spectra.map_partitions(len, meta=pd.Series([], dtype="int64"))
+        matched = match_nearest(spectra, lists, radius=settings.radius) if lists else spectra
+        kept = matched.map_partitions(select_candidates, list(lists))
+        total, frame = dd.compute(total, kept)
+    frame = frame.reset_index(drop=True)
+    counts = {"spectra": int(np.sum(total)), "candidates": len(frame)}
+    if not len(frame):
+        raise InputError(f"none of {counts['spectra']} spectra of {survey.table} is a candidate; check the settings")
+    out = finish_candidates(frame, survey)
+    counts |= {column.name: int(out[column.name].sum()) for column in SOURCES}
+    write_sky_table(settings.out, out)
+    found = ", ".join(f"{counts[column.name]} {column.name}" for column in SOURCES)
+    echo(f"{settings.out}: {counts['candidates']} of {counts['spectra']} spectra are candidates ({found})")
+    return counts
+
+
+def _fields(path: str) -> list[str]:
+    """Columns that a path is made of."""
+    try:
+        fields = [name for _, name, _, _ in string.Formatter().parse(path) if name]
+    except ValueError as error:
+        raise InputError(f"survey.path = '{path}' is no pattern ({error}); write columns as {{planid}}") from error
+    return list(dict.fromkeys(fields)) or [path]
+
+
+def _lists(settings: config.CandidateSettings) -> dict[str, dd.DataFrame]:
+    common = {"epoch": settings.survey.epoch, "radius": settings.radius}
+    lists = {}
+    if settings.hot is not None:
+        hot, limit = settings.hot, settings.hot.max_m_ks
+        columns = []
+        if limit != float("inf"):
+            names = column_names(hot.table)
+            columns = [hot.m_ks] if hot.m_ks in names else [hot.ks, hot.parallax]
+            if not set(columns) <= set(names):
+                raise InputError(
+                    f"hot.table = '{hot.table}' has neither '{hot.m_ks}' nor '{hot.ks}' and '{hot.parallax}'; name its "
+                    "columns in [hot], or set max_m_ks = inf if it holds nothing else"
+                )
+        lists["hot"] = read_sky(hot, columns=columns, select=Brighter(hot, columns), section="hot", **common)
+    if settings.ob is not None:
+        lists["ob"] = read_sky(settings.ob, section="ob", **common)
+    return {name: frame[["cell", "_ra", "_dec"]] for name, frame in lists.items()}
+
+
+class Brighter:
+    """Takes rows of a list of hot stars that are brighter in Ks than its limit."""
+
+    def __init__(self, hot: config.HotTable, columns: list[str]):
+        self.limit, self.columns = hot.max_m_ks, columns
+
+    def __call__(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Rows below the limit; without a positive parallax there is no magnitude."""
+        if not self.columns:
+            return frame
+        values = [numbers(frame[name]) for name in self.columns]
+        if len(values) == 2:
+            parallax = np.where(values[1] > 0, values[1], np.nan)
+            values = [values[0] + 5 * np.log10(parallax / 100)]
+        return frame[values[0] < self.limit]
+
+
+def read_survey(pieces: tuple[Piece, ...], *, survey: config.SurveyTable, carried: list[str]) -> pd.DataFrame:
+    """``ra``, ``dec`` [deg], ``source_class``, and carried columns (as ``_NAME``) of pieces of the survey's table."""
+    frame = read_pieces(pieces, [survey.ra, survey.dec, *survey.class_columns, *carried])
+    out = pd.DataFrame({"ra": numbers(frame[survey.ra]), "dec": numbers(frame[survey.dec])})
+    # A5V and OB are types of stars; AGN, Binary and BROADLINE only begin like one.
+    begins = rf"\s*(?:{'|'.join(map(re.escape, survey.classes))})(?![A-Za-z]{{2}})"
+    out["source_class"] = False
+    for name in survey.class_columns:
+        out["source_class"] |= frame[name].astype("str").str.match(begins).to_numpy(bool)
+    return out.assign(**{f"_{name}": frame[name] for name in carried})
+
+
+def select_candidates(frame: pd.DataFrame, lists: list[str]) -> pd.DataFrame:
+    """Rows of at least one source, with the flags of all three."""
+    for name, flag in _FLAGS.items():
+        frame = frame.assign(**{flag: frame[f"{name}_separation"].notna() if name in lists else False})
+    return frame[frame[[column.name for column in SOURCES]].any(axis=1)]
+
+
+def finish_candidates(frame: pd.DataFrame, survey: config.SurveyTable) -> pd.DataFrame:
+    """The table as it is written: ``path``, position, flags, separations, carried columns; in order of path."""
+    carried = plain_types(frame[[c for c in frame.columns if c.startswith("_")]]).rename(columns=lambda c: c[1:])
+    folder = os.path.dirname(os.path.abspath(survey.table))
+    fields = _fields(survey.path)
+    if fields == [survey.path]:
+        paths = carried[survey.path].astype("str").str.strip()
+    else:
+        try:
+            rows = carried[fields].astype(object).to_dict("records")
+            paths = pd.Series([survey.path.format_map(row) for row in rows], index=frame.index)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"survey.path = '{survey.path}' does not suit the columns ({error})") from error
+    out = pd.DataFrame({"path": [os.path.normpath(os.path.join(folder, path)) for path in paths]}, index=frame.index)
+    shown = ["ra", "dec", *(column.name for column in SOURCES)]
+    shown += [f"{name}_separation" for name in _FLAGS if f"{name}_separation" in frame]
+    out = out.join(frame[shown])
+    for name in survey.keep:
+        # A run writes columns of these names itself.
+        out[f"input_{name}" if name in RESERVED or name in out else name] = carried[name]
+    return out.sort_values(["path", "ra", "dec"]).drop_duplicates("path").reset_index(drop=True)

@@ -1,0 +1,110 @@
+"""The exported catalog, read back by astropy and pandas."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from astropy.io import fits, votable
+from astropy.io.votable.ucd import check_ucd
+from astropy.table import Table
+from astropy.units import UnitsWarning
+
+from hotdask.errors import InputError
+from hotdask.schema import CATALOG, JOINED, arrow_schema, to_table
+from hotdask.store.catalog import publish_catalog
+from hotdask.store.export import PAPER, UCD, export_catalog
+
+N = 7
+BIG = 2**61 + 1
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A published catalog of two parts with all joined columns, and gaps."""
+    folder = tmp_path_factory.mktemp("run")
+    rng = np.random.default_rng(1)
+    frame = pd.DataFrame()
+    for field in arrow_schema((*CATALOG, *JOINED)):
+        if pa.types.is_boolean(field.type):
+            frame[field.name] = rng.random(N) > 0.5
+        elif pa.types.is_integer(field.type):
+            frame[field.name] = np.arange(N).astype(field.type.to_pandas_dtype())
+        elif pa.types.is_floating(field.type):
+            frame[field.name] = rng.normal(size=N).astype(field.type.to_pandas_dtype())
+        else:
+            frame[field.name] = [f"{field.name}{i}" for i in range(N)]
+    frame.loc[2, ["parallax", "teff"]] = np.nan
+    frame["gaia_id"] = np.where(np.arange(N) == 2, -1, BIG + np.arange(N))
+    extra = tuple(c.name for c in JOINED)
+    publish_catalog(folder, [to_table(part, CATALOG, extra=extra) for part in (frame[:4], frame[4:])], {"a": 1})
+    return folder, frame
+
+
+def test_every_column_has_a_valid_ucd():
+    assert UCD.keys() == {c.name for c in (*CATALOG, *JOINED)}
+    assert [ucd for ucd in UCD.values() if not check_ucd(ucd, check_controlled_vocabulary=True)] == []
+
+
+def test_fits_has_units_and_ucds(run, tmp_path):
+    folder, frame = run
+    assert export_catalog(folder, tmp_path / "all.fits") == N
+    with fits.open(tmp_path / "all.fits") as file:
+        hdu = file[1]
+        assert hdu.columns.names == list(frame.columns)
+        for number, column in enumerate((*CATALOG, *JOINED), 1):
+            assert hdu.header.get(f"TUNIT{number}", "") == column.unit
+            assert hdu.header[f"TUCD{number}"] == UCD[column.name]
+            assert hdu.header[f"TCOMM{number}"]
+        file.verify("exception")
+    with warnings.catch_warnings(action="ignore", category=UnitsWarning):
+        read = Table.read(tmp_path / "all.fits")
+    assert read["gaia_id"].tolist() == [None if i == 2 else BIG + i for i in range(N)]
+    np.testing.assert_array_equal(np.ma.filled(read["teff"], np.nan), frame["teff"])
+    assert read["star_id"].tolist() == frame["star_id"].tolist()
+    assert read["in_sample"].tolist() == frame["in_sample"].tolist()
+
+
+def test_votable_has_units_and_ucds(run, tmp_path):
+    folder, frame = run
+    export_catalog(folder, tmp_path / "paper.vot", columns="paper")
+    with warnings.catch_warnings(action="ignore"):
+        table = votable.parse_single_table(tmp_path / "paper.vot")
+    fields = {field.name: field for field in table.fields}
+    assert list(fields) == list(PAPER)
+    assert {name: field.ucd for name, field in fields.items()} == {theirs: UCD[ours] for theirs, ours in PAPER.items()}
+    assert str(fields["Teff"].unit) == "K"
+    array = table.to_table(use_names_over_ids=True)
+    assert array["gaia_id"].tolist() == [None if i == 2 else BIG + i for i in range(N)]
+    np.testing.assert_array_equal(np.ma.filled(array["[Si/H]"], np.nan), frame["si_h"])
+
+
+def test_paper_columns_are_those_of_table_5(run, tmp_path):
+    folder, frame = run
+    export_catalog(folder, tmp_path / "paper.csv", columns="paper")
+    read = pd.read_csv(tmp_path / "paper.csv")
+    assert list(read) == list(PAPER)
+    assert read["source_Liu19"].tolist() == frame["source_ob"].astype(int).tolist()
+    np.testing.assert_allclose(read["K"], frame["ks"])
+    export_catalog(folder, tmp_path / "sample.parquet", columns="paper", sample=True)
+    schema = pq.read_schema(tmp_path / "sample.parquet")
+    assert schema.field("r_geo").metadata[b"unit"] == b"pc"
+    assert pq.read_metadata(tmp_path / "sample.parquet").num_rows == frame["in_sample"].sum()
+
+
+def test_what_a_run_lacks_is_empty(tmp_path):
+    schema = arrow_schema(CATALOG)
+    values = [pa.array(["a"] if field.name == "specid" else [None], field.type) for field in schema]
+    table = pa.table(values, schema=schema)
+    publish_catalog(tmp_path, [table], {"a": 1})
+    assert export_catalog(tmp_path, tmp_path / "paper.fits", columns="paper") == 1
+    with warnings.catch_warnings(action="ignore", category=UnitsWarning):
+        read = Table.read(tmp_path / "paper.fits")
+    plain = {"[Fe/H]": "Fe_H", "corr_[Fe/H]_[Si/H]": "corr_Fe_H_Si_H", "Teff": "Teff"}
+    assert {name: read.colnames[list(PAPER).index(name)] for name in plain} == plain
+    assert read["gaia_id"].mask.all()
+    assert np.isnan(np.ma.filled(read["parallax"], np.nan)).all()
+    with pytest.raises(InputError, match="unknown ending"):
+        export_catalog(tmp_path, tmp_path / "paper.txt")
