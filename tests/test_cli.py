@@ -19,7 +19,9 @@ from hotdask.library.spectra import fine_wavelength
 from hotdask.pipeline.cluster import open_client
 from hotdask.store.library import read_library
 
-VERBS = ["simulate", "library", "train", "information", "ingest", "fit", "catalog", "report", "run", "status"]
+VERBS = [
+    *("simulate", "library", "train", "information", "ingest", "fit", "catalog", "report", "run", "plot", "status"),
+]
 
 
 def call(*arguments: object) -> Result:

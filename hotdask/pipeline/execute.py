@@ -30,6 +30,7 @@ from hotdask.pipeline.plan import (
 )
 from hotdask.pipeline.profile import Profile, profiled
 from hotdask.pipeline.progress import Progress
+from hotdask.report.tracks import read_tracks
 from hotdask.schema import REJECTS, SPECTRA, TRUTH, to_table
 from hotdask.steps.label import Labeler
 from hotdask.store.atomic import remove_folder, write_text
@@ -91,6 +92,8 @@ def run(
     # Workers may live in another folder, and later commands be given from another.
     settings = settings.absolute()
     _check_truth(settings.report.truth)
+    if settings.report.tracks is not None:
+        read_tracks(settings.report.tracks)
     folder = Path(settings.out)
     entries = list_inputs(settings.input)
     here = settings.cluster.scheduler is None and client is None

@@ -1,6 +1,7 @@
 """What all pages are made with: the templates, figures as images, mappings as tables."""
 
 import functools
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,6 +32,29 @@ def picture(figure: Figure, *, alt: str, caption: str = "", many: bool = False) 
     """Encode a figure: PNG if it has many marks, SVG otherwise."""
     width, height = (round(v * figures.CSS_PIXELS) for v in figure.get_size_inches())
     return Picture((figures.png_uri if many else figures.svg_uri)(figure), width, height, alt, caption)
+
+
+def save_figure(figure: Figure, kind: str, *, title: str = "") -> bytes:
+    """A figure as the content of a file.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+    kind : {".svg", ".png"}
+        PNG has twice the layout resolution.
+    title : str
+        Lines to set above it, for a figure that stands without a page.
+    """
+    if title:
+        # Above the figure: a tight box around all that is drawn makes the room.
+        figure.text(0.01, 1.02, title, fontsize=9, va="bottom", linespacing=1.5)
+    buffer = io.BytesIO()
+    options = {"bbox_inches": "tight", "facecolor": "white"}
+    if kind == ".svg":
+        figures.styled(figure.savefig)(buffer, format="svg", metadata={"Date": None}, **options)
+    else:
+        figures.styled(figure.savefig)(buffer, format="png", dpi=2 * figures.CSS_PIXELS, **options)
+    return buffer.getvalue()
 
 
 def fact_rows(facts: Mapping, prefix: str = "") -> list[dict]:
