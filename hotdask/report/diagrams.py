@@ -23,7 +23,12 @@ TEFF_RANGES = ((7000, 8500), (8500, 10000), (10000, 16000), (16000, 25000), (250
 """Ranges whose vsini are compared [K]."""
 
 _TITLES = {"m_ks": "$M_{K_s}$  [mag]", "bp_rp_0": "$(BP-RP)_0$  [mag]"}
-_CELLS = {"gridsize": (46, 34), "mincnt": 1, "linewidths": 0.15}
+
+
+def _cells(n: int, height: float = 0.75) -> dict:
+    """Hexagons of which a survey of n spectra fills many; height is that of the axes in widths."""
+    across = int(np.clip(np.sqrt(n) / 1.6, 12, 50))
+    return {"gridsize": (across, max(round(0.75 * height * across), 4)), "mincnt": 1, "linewidths": 0.15}
 
 
 def title(name: str, **options) -> str:
@@ -39,9 +44,11 @@ def clean(catalog: pd.DataFrame, names: Sequence[str], *, min_snr: float = 0.0) 
     return catalog[good & (catalog["snr_g"].to_numpy(np.float64) > min_snr) & np.isfinite(values).all(axis=1)]
 
 
-def _density(axes: Axes, x: np.ndarray, y: np.ndarray, *, log: bool):
+def _density(axes: Axes, x: np.ndarray, y: np.ndarray, *, log: bool, height: float = 1.0):
     """Hexagons in y and x (log10 where the axis is), colored by the number of spectra in them."""
-    return axes.hexbin(x, y, xscale="log" if log else "linear", bins="log", cmap=figures.DENSITY_MAP, **_CELLS)
+    return axes.hexbin(
+        x, y, xscale="log" if log else "linear", bins="log", cmap=figures.DENSITY_MAP, **_cells(len(x), height)
+    )
 
 
 @figures.styled
@@ -83,7 +90,10 @@ def plane(
     else:
         if color is None:
             if many:
-                figures.color_bar(figure, _density(axes, first, second, log=log), bar, "spectra per cell")
+                marks = _density(axes, first, second, log=log)
+                figures.color_bar(figure, marks, bar, "spectra per cell", format=FuncFormatter(figures.grouped))
+                bar.yaxis.set_minor_formatter(NullFormatter())
+                bar.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             else:
                 axes.scatter(first, second, s=9, color=BLUE, alpha=0.6, linewidths=0)
                 bar.remove()
@@ -98,7 +108,7 @@ def plane(
                     C=value,
                     reduce_C_function=np.median,
                     xscale="log" if log else "linear",
-                    **_CELLS,
+                    **_cells(len(rows)),
                     **scale,
                 )
             else:
@@ -186,7 +196,7 @@ def rotation_diagram(catalog: pd.DataFrame, tracks: pd.DataFrame | None = None) 
 
 @figures.styled
 def precision_against_bound(catalog: pd.DataFrame, name: str, bound: Mapping[float, float]) -> Figure:
-    """A label's error against S/N, beside the Cramér-Rao bound of the sample's median star.
+    """A label's error against S/N, beside the Cramér-Rao bound.
 
     Parameters
     ----------
@@ -208,8 +218,9 @@ def precision_against_bound(catalog: pd.DataFrame, name: str, bound: Mapping[flo
         if bound:
             axes.plot(list(bound), list(bound.values()), color=VERMILION, lw=1.3, ls="--", label="Cramér-Rao bound")
             axes.set_xlim(center.min() / 1.15, center.max() * 1.15)
-            near = [v for s, v in bound.items() if center.min() / 1.15 <= s <= center.max() * 1.15]
-            axes.set_ylim(0.8 * min([*near, low.min()]), 1.6 * max([*near, high.max()]))
+            edges = np.log([center.min(), center.max()])
+            near = np.exp(np.interp(edges, np.log(list(bound)), np.log(list(bound.values()))))
+            axes.set_ylim(0.8 * min(*near, low.min()), 2.5 * max(*near, high.max()))
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
@@ -310,10 +321,6 @@ def survey_diagrams(catalog: pd.DataFrame, tracks: pd.DataFrame | None = None) -
             + f" {len(clean(hotter, ['fe_h', 'si_h'], min_snr=ROTATION_SNR)):,} spectra of S/N above {ROTATION_SNR:g}.",
         ),
         Diagram(
-            plane(catalog, "teff", "logg", color="fe_h", **kiel),
-            "Kiel diagram colored by iron abundance: halo stars stand out." + shown(["teff", "logg"], KIEL_SNR),
-        ),
-        Diagram(
             two_fits(catalog),
             "The fit to all lines and the fit with hydrogen masked: near 9500 K the first piles up on either side, the "
             "catalog merges both." + shown(["teff_all", "teff_hmasked"], KIEL_SNR),
@@ -331,7 +338,7 @@ def two_fits(catalog: pd.DataFrame) -> Figure:
         rows = clean(catalog, [f"teff_{which}", f"logg_{which}"], min_snr=KIEL_SNR)
         teff, logg = (rows[f"{n}_{which}"].to_numpy(np.float64) for n in ("teff", "logg"))
         if len(rows):
-            _density(axes, teff, logg, log=True)
+            _density(axes, teff, logg, log=True, height=0.6)
             axes.set_ylim(figures._robust_limits(logg, tail=0.1))
         else:
             figures._note(axes, "no spectrum to draw")

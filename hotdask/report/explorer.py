@@ -123,11 +123,12 @@ def explorer_page(
         y_axis_label="log g [dex(cm/s²)]",
         tools=[box, LassoSelectTool(), TapTool(), BoxZoomTool(), PanTool(), WheelZoomTool(), ResetTool()],
         active_drag=box,
+        toolbar_location="above",
         output_backend="webgl",
     )
     plot.toolbar.logo = None
     plot.x_range.flipped = plot.y_range.flipped = True
-    plot.xaxis.ticker = FixedTicker(ticks=[6000, 7000, 8000, 10000, 12000, 15000, 20000, 30000, 40000, 60000])
+    plot.xaxis.ticker = FixedTicker(ticks=[5000, 7000, 10000, 15000, 20000, 30000, 50000])
     plot.xaxis.formatter = NumeralTickFormatter(format="0")
     marks = plot.scatter(
         "teff",

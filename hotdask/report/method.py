@@ -58,7 +58,7 @@ STEPS: tuple[Step, ...] = (
         "Continuum",
         "§2, Eqs 1–2",
         (
-            r"$\bar f(\lambda_i) = \frac{\sum_j f_j\,\omega_j}{\sum_j \omega_j}$",
+            r"$\bar f(\lambda_i) = \dfrac{\sum_j f_j\,\omega_j}{\sum_j \omega_j}$",
             r"$\omega_j = \exp\left[-(\lambda_j-\lambda_i)^2/L^2\right],\quad L = 50\,\mathrm{\AA}$",
         ),
         "Each spectrum, data or model, is divided by its smoothed self. Hydrogen and other strong lines, "
@@ -87,8 +87,8 @@ STEPS: tuple[Step, ...] = (
         "§4.1, Table 1",
         (
             r"$[\mathrm{X/H}] = [\mathrm{X/Fe}] + [\mathrm{Fe/H}]$",
-            r"$G(x) = \frac{2(1-\epsilon)\sqrt{1-x^2} + \frac{\pi\epsilon}{2}(1-x^2)}{\pi(1-\epsilon/3)},"
-            r"\quad x = \frac{\Delta\lambda}{\lambda}\,\frac{c}{v\,\sin i},\ \epsilon = 0.6$",
+            r"$G(x) = \dfrac{2(1-\epsilon)\sqrt{1-x^2} + \dfrac{\pi\epsilon}{2}(1-x^2)}{\pi(1-\epsilon/3)},"
+            r"\quad x = \dfrac{\Delta\lambda}{\lambda}\,\dfrac{c}{v\,\sin i},\ \epsilon = 0.6$",
             r"$\sigma(\lambda) = c_0 + c_1 t + c_2 t^2,\quad t = (\lambda-\lambda_{\rm arm})/1000\,\mathrm{\AA}$",
         ),
         "Rotation, then the line spread, broaden every synthesis after it is made; each arm has its own polynomial.",
@@ -159,7 +159,7 @@ STEPS: tuple[Step, ...] = (
         "Merger",
         "§4.5, Eqs 5–7",
         (
-            r"$\ell = \frac{\omega_1\ell_1 + \omega_2\ell_2}{\omega_1 + \omega_2},\qquad \omega_2 = 1 - \omega_1$",
+            r"$\ell = \dfrac{\omega_1\ell_1 + \omega_2\ell_2}{\omega_1 + \omega_2},\qquad \omega_2 = 1 - \omega_1$",
             r"$\omega_1 = \cos^2(\pi x/L)\ \ \mathrm{for}\ |x| \leq L/2,\quad x = T_{{\rm eff},1} - 9500\,{\rm K}$",
             r"$C = \omega_1^2\,C_1 + (1-\omega_1^2)\,C_2$",
         ),
@@ -193,7 +193,7 @@ STEPS: tuple[Step, ...] = (
         "Bad fits",
         "§5.2",
         (
-            r"$\mathrm{chi2ratio} = \frac{\chi^2_{\rm red} - \mathrm{median}(T_{\rm eff}, \mathrm{S/N})}"
+            r"$\mathrm{chi2ratio} = \dfrac{\chi^2_{\rm red} - \mathrm{median}(T_{\rm eff}, \mathrm{S/N})}"
             r"{\mathrm{dispersion}(T_{\rm eff}, \mathrm{S/N})}$",
         ),
         "Above 10, a fit is bad.",
@@ -209,7 +209,7 @@ STEPS: tuple[Step, ...] = (
     Step(
         "Critical velocity",
         "§5.4, Eq 8",
-        (r"$V_c = \sqrt{\frac{2}{3}\,\frac{GM}{R_p}},\qquad R_p = \sqrt{GM/g}$",),
+        (r"$V_c = \sqrt{\dfrac{2}{3}\,\dfrac{GM}{R_p}},\qquad R_p = \sqrt{GM/g}$",),
         "Of the zero-age main sequence, the star of highest log g at each temperature, in the tracks given as "
         "report.tracks.",
         ("hotdask.report.tracks.critical_velocity", "hotdask.report.tracks.critical_curve"),
@@ -221,9 +221,9 @@ STEPS: tuple[Step, ...] = (
 @figures.styled
 def formula_figure(formulas: tuple[str, ...]) -> Figure:
     """Formulas, one below the other."""
-    figure = Figure(figsize=(4.8, 0.52 * len(formulas)))
+    figure = Figure(figsize=(5.6, 0.62 * len(formulas)))
     for i, formula in enumerate(formulas):
-        figure.text(0.0, 1 - (i + 0.5) / len(formulas), formula, fontsize=11, va="center")
+        figure.text(0.0, 1 - (i + 0.5) / len(formulas), formula, fontsize=12, va="center")
     return figure
 
 

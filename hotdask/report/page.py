@@ -21,9 +21,9 @@ _MIN_PAIRS = 10
 
 @dataclass(frozen=True)
 class Bound:
-    """The Cramér-Rao bound of one star: its labels in words, and by label the bound at each S/N, in its unit."""
+    """The median Cramér-Rao bound of some stars: how many, and by label the bound at each S/N, in its unit."""
 
-    star: str
+    stars: int
     sigma: Mapping[str, Mapping[float, float]]
 
 
@@ -194,7 +194,7 @@ def build_report(
         "site": site,
         "run": run,
         "diagrams": _diagrams(catalog, tracks),
-        "bounded": "" if bound is None else bound.star,
+        "bounded": 0 if bound is None else bound.stars,
         "reject_figures": _reject_figures(rejects),
         "throughput": [_throughput_row(step) for step in throughput],
         "kernel_figures": _kernel_figures(throughput),

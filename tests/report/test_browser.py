@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fakes import REASONS, fake_catalog, fake_rejects, fake_spectrum, fake_truth
 from tornado.websocket import websocket_connect
 
 from hotdask.report.explorer import explorer_page
@@ -76,10 +77,10 @@ class Tab:
         )
         self.events.clear()
         await self.call("Page.navigate", url=path.as_uri())
-        await self.value(
-            "new Promise(r => document.readyState === 'complete' ? setTimeout(r, 400) : "
-            "addEventListener('load', () => setTimeout(r, 400)))"
-        )
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+            self.events.append(json.loads(await self.socket.read_message()))
+        # Bokeh draws after the page is loaded.
+        await asyncio.sleep(1)
 
     async def value(self, expression: str):
         options = {"returnByValue": True, "awaitPromise": True}
@@ -109,8 +110,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report as a run leaves it; HOTDASK_REPORT names the report folder of a real run instead."""
     if given := os.environ.get("HOTDASK_REPORT"):
         return Path(given)
-    from test_report import REASONS, fake_catalog, fake_rejects, fake_spectrum, fake_truth
-
     folder = tmp_path_factory.mktemp("report")
     (folder / "spectra").mkdir()
     catalog = fake_catalog()
@@ -158,8 +157,8 @@ def test_a_box_lists_its_stars_with_links(browser: str, site: Path, tmp_path: Pa
     async def select() -> tuple[str, list[str], list[str]]:
         tab = await Tab.open(browser)
         await tab.show(site / "explorer.html", 1400)
-        box = "JSON.stringify(document.querySelector('.bk-Figure').getBoundingClientRect())"
-        rect = json.loads(await tab.value(box))
+        box = "document.querySelector('[data-root-id]').firstElementChild.getBoundingClientRect()"
+        rect = json.loads(await tab.value(f"JSON.stringify({box})"))
         mouse = {"button": "left", "buttons": 1, "clickCount": 1}
         start, end = (rect["x"] + 80, rect["y"] + 20), (rect["x"] + rect["width"] - 140, rect["y"] + 390)
         await tab.call("Input.dispatchMouseEvent", type="mouseMoved", x=start[0], y=start[1])
