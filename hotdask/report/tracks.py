@@ -85,14 +85,13 @@ def read_tracks(path: str | Path) -> pd.DataFrame:
     missing = [name for name in ("teff", "logg") if found[name] is None and not (name == "teff" and found["log_teff"])]
     if missing:
         raise InputError(f"report.tracks = {path}: no column {' and '.join(missing)} (in K, dex); it has {[*table]}")
-    out = pd.DataFrame({"track": "" if found["track"] is None else table[found["track"]].map("{}".format)})
+    out = pd.DataFrame(index=table.index)
+    out["track"] = "" if found["track"] is None else table[found["track"]].map("{}".format)
     for name in ("teff", "logg", "mass", "m_ks", "bp_rp_0"):
         if found[name] is not None:
             out[name] = pd.to_numeric(table[found[name]], errors="coerce").astype(np.float64)
     if found["teff"] is None:
         out["teff"] = 10 ** pd.to_numeric(table[found["log_teff"]], errors="coerce").astype(np.float64)
-    if found["track"] is None:
-        out["track"] = ""
     out = out[np.isfinite(out["teff"]) & (out["teff"] > 0)].reset_index(drop=True)
     if out.empty:
         raise InputError(f"report.tracks = {path}: no row has a Teff; give it in K as teff, or as log_teff")
@@ -102,14 +101,15 @@ def read_tracks(path: str | Path) -> pd.DataFrame:
 def critical_curve(tracks: pd.DataFrame, *, bins: int = 40) -> pd.DataFrame:
     """Critical velocity along the zero-age main sequence.
 
-    The paper's reading: at each Teff the star of highest log g is of zero age.
+    The paper's reading: at each Teff the star of highest log g is of zero age. Of tracks that are one star each, it is
+    the highest log g of each track.
 
     Parameters
     ----------
     tracks : pandas.DataFrame
         What `read_tracks` returns, with ``mass``.
     bins : int
-        Steps of log Teff from which one star each is taken.
+        Steps of log Teff from which one star each is taken, of isochrones.
 
     Returns
     -------
@@ -123,8 +123,13 @@ def critical_curve(tracks: pd.DataFrame, *, bins: int = 40) -> pd.DataFrame:
     if "mass" not in tracks:
         return pd.DataFrame({"teff": [], "velocity": []})
     # Above 5 lie white dwarfs and subdwarfs, which are older, not younger.
-    known = tracks[tracks[["logg", "mass"]].notna().all(axis=1) & (tracks["logg"] < 5)]
-    step = pd.cut(np.log10(known["teff"]), bins, labels=False) if len(known) > 1 else np.zeros(len(known))
-    zero_age = known.loc[known.groupby(step)["logg"].idxmax()].sort_values("teff")
+    known = tracks[tracks[["logg", "mass"]].notna().all(axis=1) & (tracks["logg"] < 5)].reset_index(drop=True)
+    mass = known.groupby("track")["mass"]
+    if len(mass) > 1 and (mass.max() < 1.5 * mass.min()).all():
+        # Tracks of one star each: between them only evolved stars would be found.
+        group = known["track"]
+    else:
+        group = pd.cut(np.log10(known["teff"]), bins, labels=False) if len(known) > 1 else np.zeros(len(known))
+    zero_age = known.loc[known.groupby(group)["logg"].idxmax()].sort_values("teff")
     velocity = critical_velocity(zero_age["mass"], zero_age["logg"])
     return pd.DataFrame({"teff": zero_age["teff"].to_numpy(), "velocity": velocity})

@@ -274,7 +274,7 @@ def test_poor_catalogs_still_make_a_page(frame, with_truth):
 
 @pytest.mark.parametrize(
     "frame",
-    [nothing_fitted(20).assign(in_sample=True), fake_catalog(40).assign(in_sample=True, snr_g=np.float32(50))],
+    [nothing_fitted(20).assign(in_sample=True), fake_catalog(40).assign(in_sample=True, snr_g=np.float32(60))],
     ids=["sample without labels", "one S/N"],
 )
 def test_poor_samples_still_make_figures(frame):

@@ -57,7 +57,7 @@ def test_the_explorer_needs_no_network():
     policy = re.search(r'Security-Policy" content="([^"]*)"', page)[1]
     assert "http" not in policy
     assert policy.startswith("default-src 'none'")
-    assert "M_Ks [mag]" in page.encode().decode("unicode_escape", errors="ignore")
+    assert "M_Ks [mag]" in page
 
 
 def test_names_of_pages_stay_in_their_folder():
@@ -75,9 +75,7 @@ def test_a_spectrum_as_a_file_names_star_and_labels(tmp_path, kind):
     path.write_bytes(content)
     if kind == ".svg":
         assert b"</svg>" in content
-        assert b"http" not in re.sub(rb'(?:xmlns[:\w]*|rdf:resource|"http://www.w3)[^>]*', b"", content).replace(
-            b"http://www.w3.org", b""
-        )
+        assert not re.search(rb"(?:href|src)=.(?!#)", content)
     else:
         with Image.open(path) as image:
             # The lines of text stand above the figure, at twice the layout resolution.

@@ -31,12 +31,15 @@ def test_a_main_sequence_has_the_papers_critical_velocities():
 
 
 def test_the_star_of_highest_gravity_is_of_zero_age():
-    old = pd.DataFrame({"track": "", "teff": np.geomspace(8000, 30000, 200), "logg": 3.5, "mass": 9.0})
+    old = pd.DataFrame({"teff": np.geomspace(8000, 30000, 200)}).assign(track="", logg=3.5, mass=9.0)
     young = old.assign(logg=4.2, mass=3.0)
     dwarf = old.assign(logg=7.8, mass=0.6)
     curve = critical_curve(pd.concat([old, young, dwarf]))
     np.testing.assert_allclose(curve["velocity"], critical_velocity(3.0, 4.2))
     assert critical_curve(old.drop(columns="mass")).empty
+    # Tracks with gaps between them: one point each, no evolved star in the gaps.
+    tracks = pd.concat([young.head(50).assign(track="3"), old.tail(50).assign(track="9")])
+    np.testing.assert_allclose(critical_curve(tracks)["velocity"], critical_velocity([3.0, 9.0], [4.2, 3.5]))
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet"])
@@ -54,7 +57,7 @@ def test_names_of_mist_are_understood(tmp_path, ending):
     [
         ("a,b\n1,2\n", "teff and logg"),
         ("teff,b\n1,2\n", "logg"),
-        ("teff,logg\n,4\n", "no row"),
+        ("teff,logg\n,4\n,3\n", "no row"),
         (None, "cannot be read"),
     ],
 )
