@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
+from PIL import Image
 
 from hotdask.report import figures
 from hotdask.report.formats import format_beside, format_count, format_number, format_percent
@@ -54,6 +55,7 @@ def save_figure(figure: Figure, kind: str, *, title: str = "") -> bytes:
         figures.styled(figure.savefig)(buffer, format="svg", metadata={"Date": None}, **options)
     else:
         figures.styled(figure.savefig)(buffer, format="png", dpi=2 * figures.CSS_PIXELS, **options)
+        buffer = io.BytesIO(figures.shrink_png(Image.open(buffer)))
     return buffer.getvalue()
 
 
