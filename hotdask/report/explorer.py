@@ -53,12 +53,13 @@ _TITLES = {
 
 _LIST = """
 const all = source.data, picked = source.selected.indices;
-const rows = picked.slice(0, most).sort((a, b) => all.teff[a] - all.teff[b]);
+const first = (a, b) => (all.page[b] !== "") - (all.page[a] !== "") || all.snr_g[b] - all.snr_g[a];
+const rows = picked.slice().sort(first).slice(0, most);
 const out = {};
 for (const name of Object.keys(listed.data)) out[name] = rows.map((i) => all[name][i]);
 listed.data = out;
 document.getElementById("selected").textContent = picked.length === 0 ? "Nothing is selected."
-  : `${picked.length} selected` + (picked.length > most ? `, the first ${most} listed.` : ".");
+  : `${picked.length} selected` + (picked.length > most ? `; ${most} listed, those with a page and the best S/N.` : ".");
 """
 
 _LINK = """<% if (page) { %><a href="<%- page %>"><%- value %></a><% } else { %><%- value %><% } %>"""

@@ -183,3 +183,5 @@ def test_a_box_lists_its_stars_with_links(browser: str, site: Path, tmp_path: Pa
     count = int(re.match(r"(\d+) selected", told)[1])
     assert count > 0
     assert len(pages) == min(count, 200)
+    # Those that lead to a page come first.
+    assert pages == sorted(pages, key=lambda page: page == "")
