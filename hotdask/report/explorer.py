@@ -59,7 +59,7 @@ const out = {};
 for (const name of Object.keys(listed.data)) out[name] = rows.map((i) => all[name][i]);
 listed.data = out;
 document.getElementById("selected").textContent = picked.length === 0 ? "Nothing is selected."
-  : `${picked.length} selected` + (picked.length > most ? `; ${most} listed, those with a page and the best S/N.` : ".");
+  : `${picked.length} selected` + (picked.length > most ? `; ${most} listed: with a page, or of best S/N.` : ".");
 """
 
 _LINK = """<% if (page) { %><a href="<%- page %>"><%- value %></a><% } else { %><%- value %><% } %>"""
