@@ -246,7 +246,7 @@ def _flag_rows(catalog: pd.DataFrame) -> list[dict]:
 
 
 def _cut_rows(catalog: pd.DataFrame) -> list[dict]:
-    """Flags that no spectrum of the sample carries are those that cut."""
+    """Flags that cut: no spectrum of the sample carries one, and at least one spectrum is out by it alone."""
     bits = catalog["flags"].to_numpy(np.int64)
     sample = catalog["in_sample"].to_numpy(bool)
     carried = np.bitwise_or.reduce(bits[sample], initial=0)
@@ -260,6 +260,7 @@ def _cut_rows(catalog: pd.DataFrame) -> list[dict]:
             "sentence": DESCRIPTIONS[flag],
         }
         for flag in cutting
+        if ((bits & every) == flag.value).any()
     ]
 
 
