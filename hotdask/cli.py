@@ -471,6 +471,19 @@ def export(folder, out, columns, sample, kind, scheduler, workers, dashboard) ->
     click.echo(f"{out}: {rows} rows")
 
 
+@main.command()
+@click.argument("run")
+@click.argument("specid")
+@click.option("--out", type=click.Path(), help="File to write: .html, .svg or .png; default: SPECID.html.")
+def plot(run, specid, out) -> None:
+    """Draw the spectrum SPECID of the run in the folder RUN: data, both fits, residuals, masks, labels with errors."""
+    if not Path(run).is_dir() and Path(specid).is_dir():
+        run, specid = specid, run
+    from hotdask.pipeline.pages import plot_spectrum
+
+    click.echo(plot_spectrum(run, specid, out))
+
+
 @main.command("status")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
 def describe(folder) -> None:

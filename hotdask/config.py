@@ -287,9 +287,12 @@ class Start(_Section):
 
 
 class Report(_Section):
-    """The page at the end."""
+    """The pages at the end."""
 
-    spectra: int = Field(12, ge=0, le=200, description="spectra drawn with their fits")
+    spectra: int = Field(12, ge=0, le=200, description="spectra that get a page with their fits")
+    tracks: str | None = Field(
+        None, description="tracks to draw (.csv, .parquet): track, teff [K], logg; mass, m_ks, bp_rp_0 if known"
+    )
     truth: str | None = Field(None, description="truth table of a simulated survey (.parquet), to compare with")
 
 
@@ -368,7 +371,7 @@ class Settings(_Section):
                 "input": update(self.input, "spectra", "table"),
                 "fit": update(self.fit, "emulator", "refine"),
                 "cluster": self.cluster.absolute(),
-                "report": update(self.report, "truth"),
+                "report": update(self.report, "truth", "tracks"),
             }
         )
 

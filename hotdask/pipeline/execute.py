@@ -23,6 +23,7 @@ from hotdask.pipeline.profile import Profile, profiled
 from hotdask.pipeline.signals import interruptible
 from hotdask.pipeline.state import REPORT, STEPS, State, read_summary
 from hotdask.pipeline.tasks import run_tasks, watched
+from hotdask.report.tracks import read_tracks
 from hotdask.schema import SPECTRA, TRUTH
 from hotdask.steps.label import Labeler
 from hotdask.store.atomic import check_links, clear_leftovers
@@ -78,6 +79,8 @@ def run(
     # Workers may live in another folder, and later commands be given from another.
     settings = settings.absolute()
     _check_truth(settings.report.truth)
+    if settings.report.tracks is not None:
+        read_tracks(settings.report.tracks)
     folder = Path(settings.out)
     entries = list_inputs(settings.input)
     here = client is None and settings.cluster.is_local

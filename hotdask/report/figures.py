@@ -23,7 +23,7 @@ from PIL import Image
 
 from hotdask import windows
 from hotdask.errors import RunError
-from hotdask.labels import ABUNDANCES, INDEX, LABELS
+from hotdask.labels import INDEX, LABELS
 from hotdask.windows import Window, air_to_vacuum
 
 BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
@@ -197,12 +197,16 @@ def png_uri(figure: Figure) -> str:
     figure.set_dpi(2 * CSS_PIXELS)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    # 256 colors hold these drawings without a visible loss at a third of the size.
-    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    image = image.quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba()))
+    return "data:image/png;base64," + base64.b64encode(shrink_png(image)).decode()
+
+
+def shrink_png(image: Image.Image) -> bytes:
+    """A PNG of 256 colors, which hold these drawings without a visible loss at a third of the size."""
     buffer = io.BytesIO()
-    image.save(buffer, format="png", compress_level=7)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    few = image.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    few.save(buffer, format="png", compress_level=9)
+    return buffer.getvalue()
 
 
 @styled
@@ -427,71 +431,6 @@ def running_quantiles(x: np.ndarray, y: np.ndarray, *, bins: int = 12) -> tuple[
     groups = np.array_split(np.argsort(x, kind="stable"), bins)
     center = np.array([np.median(x[g]) for g in groups])
     return center, np.array([np.percentile(y[g], [16, 50, 84]) for g in groups]).T
-
-
-ERROR_GROUPS: tuple[tuple[str, ...], ...] = (("teff",), ("logg",), ("vmic",), ("vsini",), ("n_he",), ABUNDANCES)
-"""Labels that share an axis in `error_against_snr`."""
-
-
-@styled
-def error_against_snr(catalog: pd.DataFrame, names: Sequence[str]) -> Figure:
-    """Median error of labels of one unit against S/N, of the sample.
-
-    Parameters
-    ----------
-    catalog : pandas.DataFrame
-        Columns of `hotdask.schema.CATALOG`.
-    names : sequence of str
-        Labels that share an axis, e.g. one of `ERROR_GROUPS`.
-    """
-    figure, (axes,) = blank_figure(DENSE)
-    drawn = 0
-    single = len(names) == 1
-    for name, color, marker in zip(names, (BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE), "osD^vP", strict=False):
-        snr, error = _sample(catalog, "snr_g", f"{name}_err")
-        keep = (snr > 0) & (error > 0)
-        center, (low, middle, high) = running_quantiles(snr[keep], error[keep])
-        if center.size:
-            drawn += 1
-            axes.plot(center, middle, color=color, marker=marker, ms=4, lw=1.3, label=LABELS[INDEX[name]].symbol)
-            if single:
-                axes.fill_between(center, low, high, color=color, alpha=0.18, lw=0)
-    if not drawn:
-        _note(axes)
-    else:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-        if not single:
-            axes.legend(ncols=3, loc="upper right")
-            axes.set_ylim(top=axes.get_ylim()[1] * 1.6)
-    _snr_axis(axes)
-    unit = LABELS[INDEX[names[0]]].unit
-    axes.set_ylabel(axis_title(names[0], prefix="error of ") if single else f"error  [{pretty_unit(unit)}]")
-    return figure
-
-
-@styled
-def vsini_teff(catalog: pd.DataFrame) -> Figure:
-    """Projected rotation velocity against Teff, of the sample."""
-    teff, vsini = _sample(catalog, "teff", "vsini")
-    many = teff.size > HEXBIN_ABOVE
-    figure, (axes, *bar) = blank_figure(SMALL, bar=many)
-    if not teff.size:
-        _note(axes, "no spectrum in the sample")
-    elif many:
-        color_bar(figure, _density(axes, teff, vsini), *bar, "spectra per cell")
-    else:
-        axes.scatter(teff, vsini, s=8, color=BLUE, alpha=0.5, linewidths=0)
-    if teff.size:
-        center, (_, middle, _) = running_quantiles(teff, vsini)
-        axes.plot(center, middle, color=VERMILION, lw=1.8, label="running median")
-        axes.set_ylim(min(0.0, float(vsini.min())), _robust_limits(vsini, tail=0.1)[1])
-        axes.legend(loc="upper right")
-    teff_axis(axes, teff)
-    axes.set_ylabel(axis_title("vsini"))
-    return figure
 
 
 @styled

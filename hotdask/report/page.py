@@ -1,59 +1,40 @@
 """The report of a run: one HTML page that needs no network and no other file."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
-from hotdask import schema, windows
+from hotdask import schema
 from hotdask.errors import RunError
 from hotdask.flags import DESCRIPTIONS, Flag
-from hotdask.labels import INDEX, LABEL_NAMES, LABELS
-from hotdask.report import figures
-from hotdask.report.formats import format_measurement, format_number, symbol_html, unit_html
+from hotdask.labels import LABEL_NAMES, LABELS, PAPER_LABELS
+from hotdask.report import diagrams, figures
+from hotdask.report.formats import format_number, symbol_html, unit_html
 from hotdask.report.render import Picture, fact_groups, picture, render
+from hotdask.report.spectrum import SpectrumView, page_address, view_facts
 
 _MIN_PAIRS = 10
 """Fewer repeat pairs than this say nothing about the errors."""
 
 
 @dataclass(frozen=True)
-class SpectrumView:
-    """One spectrum with its fits, ready to be drawn.
+class Bound:
+    """The median Cramér-Rao bound of some stars: how many, and by label the bound at each S/N, in its unit."""
 
-    Parameters
-    ----------
-    specid, title : str
-        Identifier, and a heading for people.
-    wavelength : (n_pixel,) float64
-        Rest-frame vacuum wavelength [Å].
-    flux, ivar : (n_pixel,) float
-        Normalized flux and its inverse variance; ivar = 0 marks no data.
-    model_all, model_hmasked : (n_pixel,) float
-        Normalized models of the all-lines fit and of the fit with hydrogen masked; NaN where there is none.
-    used : (n_pixel,) bool
-        Pixels of the all-lines fit.
-    labels, errors : dict of str to float
-        Label name to value and to 1-sigma error, in the units of `hotdask.labels`; absent or NaN = unknown.
-    chi2_red : float
-        Reduced chi-square.
-    flags : int
-        Bits of `hotdask.flags.Flag`.
-    """
+    stars: int
+    sigma: Mapping[str, Mapping[float, float]]
 
-    specid: str
-    wavelength: np.ndarray
-    flux: np.ndarray
-    ivar: np.ndarray
-    model_all: np.ndarray
-    model_hmasked: np.ndarray
-    used: np.ndarray
-    labels: Mapping[str, float]
-    errors: Mapping[str, float]
-    chi2_red: float
-    flags: int
-    title: str
+
+@dataclass(frozen=True)
+class Throughput:
+    """What a step cost: spectra, seconds of the clock (NaN if unknown), and CPU seconds of its kernels by name."""
+
+    step: str
+    rows: int
+    seconds: float
+    kernels: Mapping[str, float] = field(default_factory=dict)
 
 
 def join_truth(catalog: pd.DataFrame, truth: pd.DataFrame) -> pd.DataFrame:
@@ -146,13 +127,16 @@ def build_report(
     truth: pd.DataFrame | None = None,
     scaling: Mapping | None = None,
     reasons: Mapping[str, str] | None = None,
-    mask: Sequence = windows.FIT_MASK,
-    hydrogen: Sequence = windows.HYDROGEN,
     max_chi2ratio: float = 10.0,
     snr_tolerance: float = 0.2,
+    tracks: pd.DataFrame | None = None,
+    bound: Bound | None = None,
+    throughput: Sequence[Throughput] = (),
+    site: bool = False,
+    run: str = "RUN",
     title: str = "hotdask report",
 ) -> str:
-    """The report of a run as one HTML page.
+    """The first page of a run's report.
 
     Parameters
     ----------
@@ -163,19 +147,27 @@ def build_report(
     provenance : mapping, optional
         What made the catalog (content of ``run.json``); nested mappings become groups of rows.
     spectra : sequence of SpectrumView
-        Spectra to draw.
+        Spectra that have a page (`hotdask.report.spectrum.spectrum_page`), to be listed.
     truth : pandas.DataFrame, optional
         Columns of `hotdask.schema.TRUTH`, for a simulated survey.
     scaling : mapping, optional
         What the error scaling found; shown as it is.
     reasons : mapping of str to str, optional
         A sentence per reason code of the rejects.
-    mask, hydrogen : sequence of Window or of (low, high)
-        Air windows [Å] of the fits, to be shaded.
     max_chi2ratio : float
         chi2ratio above which a fit was flagged as bad.
     snr_tolerance : float
         Repeat visits whose S/N differ by more than this share are no pair.
+    tracks : pandas.DataFrame, optional
+        Of `hotdask.report.tracks.read_tracks`, to be drawn over the stars.
+    bound : Bound, optional
+        The Cramér-Rao bound to set errors beside.
+    throughput : sequence of Throughput
+        What each step cost.
+    site : bool
+        Whether explorer and method lie beside the page, to be linked.
+    run : str
+        The run's folder, as a command would name it.
     title : str
         Title of the page.
 
@@ -198,12 +190,21 @@ def build_report(
         "title": title,
         "simulated": truth is not None,
         "counts": _counts(catalog, rejects),
+        "cuts": _cut_rows(catalog),
+        "site": site,
+        "run": run,
+        "diagrams": _diagrams(catalog, tracks),
+        "bounded": 0 if bound is None else bound.stars,
+        "reject_figures": _reject_figures(rejects),
+        "throughput": [_throughput_row(step) for step in throughput],
+        "kernel_figures": _kernel_figures(throughput),
         "sample_figures": _sample_figures(catalog, max_chi2ratio=max_chi2ratio),
-        "error_figures": _error_figures(catalog, snr_tolerance=snr_tolerance),
+        "error_figures": _error_figures(catalog, bound, snr_tolerance=snr_tolerance),
         "scaling": fact_groups(scaling or {}, scalars_named="error scaling"),
         "recovery": recovery,
         "recovered": recovered,
-        "spectra": [_spectrum(view, i, mask=mask, hydrogen=hydrogen) for i, view in enumerate(spectra, 1)],
+        "shown_labels": [{"symbol": symbol_html(n), "unit": unit_html(n)} for n in PAPER_LABELS],
+        "spectra": [{**view_facts(view, PAPER_LABELS), "page": page_address(view.specid)} for view in spectra],
         "rejects": _reject_rows(rejects, reasons or {}),
         "flags": _flag_rows(catalog),
         "provenance": fact_groups(provenance or {}),
@@ -244,6 +245,73 @@ def _flag_rows(catalog: pd.DataFrame) -> list[dict]:
     ]
 
 
+def _cut_rows(catalog: pd.DataFrame) -> list[dict]:
+    """Flags that cut: no spectrum of the sample carries one, and at least one spectrum is out by it alone."""
+    bits = catalog["flags"].to_numpy(np.int64)
+    sample = catalog["in_sample"].to_numpy(bool)
+    carried = np.bitwise_or.reduce(bits[sample], initial=0)
+    cutting = [flag for flag in Flag if not carried & flag.value and (bits & flag.value).any()]
+    every = sum(flag.value for flag in cutting)
+    return [
+        {
+            "name": flag.name,
+            "n": int(((bits & flag.value) != 0).sum()),
+            "alone": int(((bits & every) == flag.value).sum()),
+            "sentence": DESCRIPTIONS[flag],
+        }
+        for flag in cutting
+        if ((bits & every) == flag.value).any()
+    ]
+
+
+def _diagrams(catalog: pd.DataFrame, tracks: pd.DataFrame | None) -> list[Picture]:
+    if not catalog["in_sample"].any():
+        return []
+    return [
+        picture(d.figure, alt="Diagram of the survey. " + d.caption, caption=d.caption, many=True)
+        for d in diagrams.survey_diagrams(catalog, tracks)
+    ]
+
+
+def _reject_figures(rejects: pd.DataFrame) -> list[Picture]:
+    counts = rejects["reason"].value_counts()
+    if len(counts) < 2:
+        return []
+    figure = diagrams.bar_figure([str(r) for r in counts.index], counts.tolist(), "files rejected")
+    said = ", ".join(f"{reason} {n}" for reason, n in counts.items())
+    return [picture(figure, alt=f"Bars of rejected files by reason: {said}.", caption="Rejected files by reason.")]
+
+
+def _throughput_row(step: Throughput) -> dict:
+    cpu = sum(step.kernels.values()) if step.kernels else float("nan")
+    return {
+        "step": step.step,
+        "rows": step.rows,
+        "seconds": step.seconds,
+        "rate": step.rows / step.seconds if step.seconds > 0 else float("nan"),
+        "cpu": cpu,
+        "each": 1e3 * cpu / step.rows if step.rows else float("nan"),
+    }
+
+
+def _kernel_figures(throughput: Sequence[Throughput]) -> list[Picture]:
+    out = []
+    for step in throughput:
+        costs = sorted(((cpu, name) for name, cpu in step.kernels.items() if cpu > 0), reverse=True)[:12]
+        if costs and step.rows:
+            each = [1e3 * cpu / step.rows for cpu, _ in costs]
+            names = [name for _, name in costs]
+            said = ", ".join(f"{name} {format_number(value)}" for name, value in zip(names, each, strict=True))
+            out.append(
+                picture(
+                    diagrams.bar_figure(names, each, "CPU ms a spectrum"),
+                    alt=f"CPU milliseconds a spectrum of the kernels of {step.step}: {said}.",
+                    caption=f"What {step.step} costs, by kernel.",
+                )
+            )
+    return out
+
+
 def _reject_rows(rejects: pd.DataFrame, reasons: Mapping[str, str]) -> list[dict]:
     rows = []
     for reason, group in rejects.groupby("reason", dropna=False):
@@ -280,13 +348,6 @@ def _sample_figures(catalog: pd.DataFrame, *, max_chi2ratio: float) -> list[Pict
             many=True,
         ),
         picture(
-            figures.vsini_teff(catalog),
-            alt=f"Projected rotation velocity against effective temperature of {n} spectra; "
-            f"median {format_number(_sample_median(catalog, 'vsini'))} km/s.",
-            caption="Projected rotation velocity against effective temperature. Negative fits are given as 0.",
-            many=True,
-        ),
-        picture(
             figures.snr_histogram(catalog),
             alt=f"Histogram of the signal-to-noise ratio in g; median {format_number(_median(snr))}.",
             caption="Signal-to-noise ratio per pixel in g, of all spectra and of the sample."
@@ -312,18 +373,17 @@ def _sample_median(catalog: pd.DataFrame, name: str) -> float:
     return _median(catalog.loc[catalog["in_sample"].to_numpy(bool), name].to_numpy(np.float64))
 
 
-def _error_figures(catalog: pd.DataFrame, *, snr_tolerance: float) -> list[Picture]:
+def _error_figures(catalog: pd.DataFrame, bound: Bound | None, *, snr_tolerance: float) -> list[Picture]:
     if not catalog["in_sample"].any():
         return []
     out = []
-    for names in figures.ERROR_GROUPS:
-        what = LABELS[INDEX[names[0]]].doc if len(names) == 1 else "the abundances"
-        medians = ", ".join(f"{n} {format_number(_sample_median(catalog, n + '_err'))}" for n in names)
+    for label in LABELS:
         out.append(
             picture(
-                figures.error_against_snr(catalog, names),
-                alt=f"Median error of {what} against signal-to-noise ratio; median over the sample: {medians}.",
-                caption=f"Median error of {what}" + (", with the 16-84 % band." if len(names) == 1 else "."),
+                diagrams.precision_against_bound(catalog, label.name, bound.sigma[label.name] if bound else {}),
+                alt=f"Error of {label.doc} against signal-to-noise ratio; median over the sample "
+                f"{format_number(_sample_median(catalog, label.name + '_err'))}.",
+                caption=label.doc[0].upper() + label.doc[1:] + ".",
             )
         )
     pulls = figures.repeat_pulls(catalog, snr_tolerance=snr_tolerance)
@@ -364,39 +424,3 @@ def _recovery(catalog: pd.DataFrame, truth: pd.DataFrame | None) -> tuple[list[d
         for lb in LABELS
     ]
     return rows, pictures
-
-
-def _spectrum(view: SpectrumView, number: int, *, mask: Sequence, hydrogen: Sequence) -> dict:
-    figure = figures.spectrum_figure(
-        view.wavelength,
-        view.flux,
-        view.ivar,
-        view.model_all,
-        view.model_hmasked,
-        view.used,
-        mask=mask,
-        hydrogen=hydrogen,
-    )
-    nan = float("nan")
-    return {
-        "id": f"spectrum-{number}",
-        "title": view.title,
-        "specid": view.specid,
-        "chi2_red": view.chi2_red,
-        "n_pixel": int(np.sum(view.used)),
-        "flags": [{"name": flag.name, "sentence": DESCRIPTIONS[flag]} for flag in Flag if int(view.flags) & flag.value],
-        "labels": [
-            {
-                "symbol": symbol_html(name),
-                "unit": unit_html(name),
-                "text": format_measurement(float(view.labels.get(name, nan)), float(view.errors.get(name, nan))),
-            }
-            for name in LABEL_NAMES
-        ],
-        "picture": picture(
-            figure,
-            alt=f"Normalized spectrum {view.specid} from 3745 to 9005 Å with the all-lines fit, the fit with hydrogen "
-            f"masked, residuals and masked windows; reduced chi-square {format_number(view.chi2_red)}.",
-            many=True,
-        ),
-    }

@@ -1,6 +1,7 @@
 """What all pages are made with: the templates, figures as images, mappings as tables."""
 
 import functools
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
+from PIL import Image
 
 from hotdask.report import figures
 from hotdask.report.formats import format_beside, format_count, format_number, format_percent
@@ -31,6 +33,30 @@ def picture(figure: Figure, *, alt: str, caption: str = "", many: bool = False) 
     """Encode a figure: PNG if it has many marks, SVG otherwise."""
     width, height = (round(v * figures.CSS_PIXELS) for v in figure.get_size_inches())
     return Picture((figures.png_uri if many else figures.svg_uri)(figure), width, height, alt, caption)
+
+
+def save_figure(figure: Figure, kind: str, *, title: str = "") -> bytes:
+    """A figure as the content of a file.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+    kind : {".svg", ".png"}
+        PNG has twice the layout resolution.
+    title : str
+        Lines to set above it, for a figure that stands without a page.
+    """
+    if title:
+        # Above the figure: a tight box around all that is drawn makes the room.
+        figure.text(0.01, 1.02, title, fontsize=9, va="bottom", linespacing=1.5)
+    buffer = io.BytesIO()
+    options = {"bbox_inches": "tight", "facecolor": "white"}
+    if kind == ".svg":
+        figures.styled(figure.savefig)(buffer, format="svg", metadata={"Date": None}, **options)
+    else:
+        figures.styled(figure.savefig)(buffer, format="png", dpi=2 * figures.CSS_PIXELS, **options)
+        buffer = io.BytesIO(figures.shrink_png(Image.open(buffer)))
+    return buffer.getvalue()
 
 
 def fact_rows(facts: Mapping, prefix: str = "") -> list[dict]:

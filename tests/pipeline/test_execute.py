@@ -27,7 +27,7 @@ from hotdask.labels import LABEL_NAMES
 from hotdask.pipeline.cluster import open_client
 from hotdask.pipeline.execute import run
 from hotdask.pipeline.maps import make_labeler
-from hotdask.pipeline.pages import choose_spectra
+from hotdask.pipeline.pages import choose_spectra, plot_spectrum
 from hotdask.pipeline.plan import read_rejects
 from hotdask.pipeline.state import STEPS
 from hotdask.pipeline.status import status
@@ -149,9 +149,13 @@ def test_settings_and_summary_say_how_it_was_made(finished) -> None:
         assert provenance["settings"]["fit"] == finished.settings.fit.model_dump(mode="json")
 
 
-def test_the_report_is_one_file_of_its_own(finished) -> None:
-    page = (finished.folder / "report" / "index.html").read_text()
-    assert [p.name for p in (finished.folder / "report").iterdir()] == ["index.html"]
+def test_the_report_stands_alone(finished) -> None:
+    folder = finished.folder / "report"
+    page = (folder / "index.html").read_text()
+    assert sorted(p.name for p in folder.iterdir()) == ["explorer.html", "index.html", "method.html", "spectra"]
+    (spectrum,) = (folder / "spectra").iterdir()
+    assert f'href="spectra/{spectrum.name}"' in page
+    assert f"spectra/{spectrum.name}" in (folder / "explorer.html").read_text()
     assert "<html" in page
     for text in ("no_velocity", "240", finished.summary["emulator"]):
         assert text in page
@@ -407,7 +411,7 @@ def test_a_lost_part_of_the_plan_is_made_again(client: Client, finished, hashes,
     run(settings, client=client, echo=quiet)
     after = hashes(tmp_path / "RUN")
     for name in before:
-        if not name.startswith("receipts/") and name not in {"run.json", "settings.toml", "report/index.html"}:
+        if not name.startswith(("receipts/", "report/")) and name not in {"run.json", "settings.toml"}:
             assert after[name] == before[name], name
 
 
@@ -607,6 +611,24 @@ def test_as_many_are_drawn_as_there_are(rows: int, wanted: int, drawn: int) -> N
 def test_without_a_sample_any_fit_is_drawn() -> None:
     catalog = catalog_of([7000.0, np.nan, 6500.0], [50.0, 50.0, 50.0]).assign(in_sample=False)
     assert choose_spectra(catalog, 12)["specid"].tolist() == ["s002", "s000"]
+
+
+@pytest.mark.parametrize("kind", ["html", "svg", "png"])
+def test_any_spectrum_can_be_drawn(finished, tmp_path: Path, kind: str) -> None:
+    specid = pd.read_parquet(finished.folder / "catalog", columns=["specid"])["specid"].iloc[7]
+    path = plot_spectrum(finished.folder, specid, tmp_path / f"star.{kind}")
+    content = path.read_bytes()
+    assert content.startswith({"html": b"<!DOCTYPE html>", "svg": b"<?xml", "png": b"\x89PNG"}[kind])
+    assert kind != "html" or specid in content.decode()
+
+
+def test_what_cannot_be_drawn_is_said(finished, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="no spectrum nobody"):
+        plot_spectrum(finished.folder, "nobody", tmp_path / "star.png")
+    with pytest.raises(HotdaskError, match=r"\.html, \.svg or \.png"):
+        plot_spectrum(finished.folder, "nobody", tmp_path / "star.pdf")
+    with pytest.raises(RunError, match="no folder of a run"):
+        plot_spectrum(tmp_path, "nobody")
 
 
 def test_one_labeler_a_process(finished) -> None:

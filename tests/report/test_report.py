@@ -4,11 +4,11 @@ import base64
 import io
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pytest
+from fakes import REASONS, N, Page, fake_catalog, fake_rejects, fake_spectrum, fake_truth
 from matplotlib import colors
 from PIL import Image
 from scipy import stats
@@ -17,149 +17,10 @@ from hotdask import schema
 from hotdask.errors import RunError
 from hotdask.flags import DESCRIPTIONS, Flag
 from hotdask.labels import INDEX, LABEL_NAMES, LABELS
-from hotdask.report import figures, page
-from hotdask.windows import inside, rest_wavelength
+from hotdask.report import diagrams, figures, page, spectrum
+from hotdask.windows import inside
 
-VOID = {"meta", "link", "img", "br", "hr", "input"}
-N = 3300
-SECTIONS = ["counts", "sample", "errors", "recovery", "spectra", "rejects", "flags", "provenance"]
-REASONS = {"NOT_FITS": "The file is no FITS file.", "NO_DATA": "No pixel has ivar > 0."}
-
-
-def fake_catalog(n: int = N, seed: int = 1) -> pd.DataFrame:
-    """A catalog a survey of hot stars might give: dwarfs and giants, repeat visits, some cut, some bad."""
-    rng = np.random.default_rng(seed)
-    star = np.arange(n) // 2
-    n_star = n // 2 + 1
-    teff = 7000 + 3500 * rng.gamma(1.2, 1.1, n_star)
-    truth = {lb.name: rng.normal(lb.start, 0.02 if lb.name == "n_he" else 0.2, n_star) for lb in LABELS}
-    truth |= {
-        "teff": teff,
-        "logg": np.clip(
-            rng.normal(4.1, 0.25, n_star) - rng.exponential(0.35, n_star) * (rng.random(n_star) < 0.4), 1, 5
-        ),
-        "vmic": rng.uniform(0, 8, n_star),
-        "vsini": np.abs(rng.normal(120, 80, n_star)) * np.clip(12000 / teff, 0.2, 2),
-        "fe_h": rng.normal(-0.1, 0.25, n_star),
-    }
-    snr = np.clip(10 ** rng.normal(1.7, 0.35, n), 2, 900)
-    frame = schema.empty_frame(schema.CATALOG).reindex(range(n))
-    size = dict(zip(LABEL_NAMES, (150, 0.06, 0.6, 12, 0.01, 0.1, 0.2, 0.15, 0.12, 0.2, 0.08), strict=True))
-    for name in LABEL_NAMES:
-        error = size[name] * 60 / snr * (truth["teff"][star] / 10000 if name == "teff" else 1)
-        frame[f"{name}_err"] = error
-        for column in (name, f"{name}_all", f"{name}_hmasked"):
-            frame[column] = truth[name][star] + error * rng.standard_t(8, n)
-    frame["vsini"] = frame["vsini"].clip(lower=0)
-    flags = np.where(rng.random(n) < 0.02, Flag.BAD_CHI2.value, 0) | np.where(snr < 5, Flag.LOW_SNR.value, 0)
-    flags |= np.where(frame["teff"] < 7000, Flag.COOL.value, 0) | np.where(
-        frame["logg"] > 5, Flag.OUTSIDE_LIBRARY.value, 0
-    )
-    return frame.assign(
-        specid=[f"55859-F5902-{i // 250:02d}-{i:04d}" for i in range(n)],
-        obsid=np.arange(n),
-        fitsname="spec.fits",
-        star_id=[f"S{s:05d}" for s in star],
-        uniqflag=(np.arange(n) % 2 + 1).astype("int32"),
-        snr_g=snr.astype("float32"),
-        mjd=(55859 + np.arange(n) % 2).astype("int32"),
-        chi2_red=rng.chisquare(300, n) / 300 * np.where(flags & Flag.BAD_CHI2.value, 9, 1.1),
-        chi2ratio=rng.normal(0, 1, n) + np.where(flags & Flag.BAD_CHI2.value, 14, 0),
-        flags=flags.astype("int32"),
-        in_sample=(flags & (Flag.LOW_SNR | Flag.COOL)) == 0,
-        rv=0.0,
-        **{f"corr_{a}_{b}": 0.1 for a, b in (("teff", "logg"),)},
-    )
-
-
-def fake_truth(catalog: pd.DataFrame, seed: int = 2) -> pd.DataFrame:
-    rng = np.random.default_rng(seed)
-    columns = {"specid": catalog["specid"].to_numpy(object)}
-    for lb in LABELS:
-        error = catalog[f"{lb.name}_err"].to_numpy()
-        columns[f"{lb.name}_true"] = catalog[lb.name].to_numpy() - error * rng.standard_normal(len(catalog))
-        columns[f"{lb.name}_crb"] = 0.8 * error
-    return pd.DataFrame(columns).sample(frac=1, random_state=3)
-
-
-def fake_spectrum(number: int = 1, title: str = "An A star") -> page.SpectrumView:
-    rng = np.random.default_rng(number)
-    wavelength = rest_wavelength()
-    model = np.ones(wavelength.size)
-    for center, name in figures.STRONG_LINES:
-        hydrogen = name.startswith(("H", "Pa")) and not name.startswith("He")
-        depth, width = (0.55, 12.0) if hydrogen else (0.12 * rng.random(), 3.0)
-        model *= 1 - depth / (1 + ((wavelength - center) / width) ** 2)
-    sigma = 0.012 * (1 + ((wavelength - 6500) / 2500) ** 2)
-    ivar = np.where(rng.random(wavelength.size) < 0.01, 0.0, sigma**-2)
-    return page.SpectrumView(
-        specid=f"55859-F5902-01-{number:03d}",
-        wavelength=wavelength,
-        flux=(model + sigma * rng.standard_normal(wavelength.size)).astype("float32"),
-        ivar=ivar.astype("float32"),
-        model_all=model,
-        model_hmasked=model * (1 + 0.02 * np.sin(wavelength / 40) * inside(wavelength, figures.windows.HYDROGEN)),
-        used=(ivar > 0) & ~inside(wavelength, figures.windows.FIT_MASK),
-        labels={lb.name: lb.start for lb in LABELS},
-        errors=dict(zip(LABEL_NAMES, (87.3, 0.045, 0.3, 12, 0.011, 0.1, np.nan, 0.15, 0.12, 0.2, 0.08), strict=True)),
-        chi2_red=1.07,
-        flags=int(Flag.REFITTED | Flag.OUTSIDE_LIBRARY),
-        title=title,
-    )
-
-
-def fake_rejects() -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "path": ["/data/a.fits", "/data/b.fits", "/data/c.fits"],
-            "fitsname": ["a.fits", "b.fits", "<script>c.fits"],
-            "specid": ["", "", ""],
-            "reason": ["NOT_FITS", "NO_DATA", "NO_DATA"],
-            "detail": ["starts with PK; unpack it first", "3909 pixels, all ivar 0", "no <b>data</b>"],
-        }
-    )
-
-
-class Page(HTMLParser):
-    """What a browser would take from the page; refuses tags that do not nest."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.open: list[tuple[str, dict]] = []
-        self.elements: list[tuple[str, dict, list[str]]] = []
-        self.words: list[str] = []
-        self.feed(text)
-        self.close()
-        assert not self.open, f"left open: {self.open}"
-
-    def handle_starttag(self, tag, attributes):
-        element = (tag, dict(attributes), [])
-        self.elements.append(element)
-        if tag not in VOID:
-            self.open.append(element)
-
-    def handle_endtag(self, tag):
-        assert self.open, f"</{tag}> closes nothing"
-        opened = self.open.pop()[0]
-        assert opened == tag, f"</{tag}> closes <{opened}>"
-
-    def handle_data(self, data):
-        for _, _, words in self.open:
-            words.append(data)
-
-    def find(self, tag=None, **attributes):
-        return [
-            (t, a, " ".join("".join(w).split()))
-            for t, a, w in self.elements
-            if (tag is None or t == tag) and all(a.get(k.replace("_", "-")) == v for k, v in attributes.items())
-        ]
-
-    def text(self, tag=None, **attributes) -> str:
-        (found,) = self.find(tag, **attributes)
-        return found[2]
-
-    def number(self, **attributes) -> int:
-        return int(re.sub(r"\D", "", self.text(**attributes)))
+SECTIONS = ["counts", "sample", "errors", "recovery", "spectra", "rejects", "flags", "throughput", "provenance"]
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +48,15 @@ def html(catalog, truth) -> str:
         truth=truth,
         scaling={"pairs": 1650, "mode": "polynomial"},
         reasons=REASONS,
+        bound=page.Bound(5, {name: {1.0: 1.0, 1000.0: 1e-3} for name in LABEL_NAMES}),
+        throughput=[page.Throughput("fit", 2000, 10.0, {"normalize": 3.0, "fit all lines": 5.0})],
+        site=True,
     )
+
+
+@pytest.fixture(scope="module")
+def spectrum_html() -> str:
+    return spectrum.spectrum_page(fake_spectrum(2), home="../")
 
 
 @pytest.fixture(scope="module")
@@ -198,19 +67,22 @@ def parsed(html) -> Page:
 def test_every_section_stands_in_order_and_the_contents_list_leads_to_it(parsed):
     assert [a["id"] for _, a, _ in parsed.find("section")] == SECTIONS
     targets = [a["href"] for _, a, _ in parsed.find("a")]
-    assert targets == [f"#{s}" for s in SECTIONS]
+    pages = [f"spectra/55859-F5902-01-00{i}.html" for i in (1, 2)]
+    assert targets == [*(f"#{s}" for s in SECTIONS), "explorer.html", "method.html", *pages]
     ids = [a["id"] for _, a, _ in parsed.elements if "id" in a]
     assert len(ids) == len(set(ids))
 
 
-def test_nothing_is_loaded_from_anywhere(html, parsed):
+def test_nothing_is_loaded_from_anywhere(html, parsed, spectrum_html):
     loading = {"src", "href", "srcset", "data", "action", "poster", "xlink:href"}
     for tag, attributes, _ in parsed.elements:
         assert tag not in {"script", "iframe", "object", "embed", "form", "base"}
         for name in loading & attributes.keys():
-            assert attributes[name].startswith(("data:", "#")), (tag, attributes[name][:60])
+            inner = ("data:", "#", "spectra/", "explorer.html", "method.html")
+            assert attributes[name].startswith(inner), (tag, attributes[name][:60])
         assert not any(name.startswith("on") for name in attributes)
     outside_images = re.sub(r"data:image/[^\"]+", "", html)
+    assert "://" not in re.sub(r"data:image/[^\"]+", "", spectrum_html)
     assert not re.search(r"https?:|//|url\(|@import", outside_images)
 
 
@@ -229,8 +101,8 @@ def test_svg_images_point_at_nothing_outside_themselves(parsed):
 
 def test_images_are_what_they_say_and_have_words_and_sizes(parsed):
     images = parsed.find("img")
-    # Kiel, vsini, S/N, chi2; six groups of errors and the repeats; eleven labels; two spectra.
-    assert len(images) == 4 + 6 + 1 + 11 + 2
+    # Kiel, S/N, chi2; six diagrams; eleven errors and the repeats; eleven labels; rejects; kernels.
+    assert len(images) == 3 + 6 + 11 + 1 + 11 + 1 + 1
     for _, attributes, _ in images:
         assert len(attributes["alt"]) > 30
         width, height = int(attributes["width"]), int(attributes["height"])
@@ -276,7 +148,7 @@ def test_rejects_are_counted_by_reason_with_its_sentence(parsed):
 
 
 def test_strings_of_the_user_stay_text(parsed):
-    assert parsed.text("article", id="spectrum-1").startswith("<script>alert(1)</script> & $x_{")
+    assert parsed.text("tr", id="spectrum-1").startswith("<script>alert(1)</script> & $x_{")
     provenance = parsed.text("section", id="provenance")
     assert "RUN & <b>co</b>" in provenance
     assert "synthe <img src=x>" in provenance
@@ -291,8 +163,8 @@ def test_provenance_shows_every_leaf_and_folds_long_texts(parsed):
     assert [words for _, _, words in parsed.find("pre")] == ["Trained on synthe <img src=x>"]
 
 
-def test_spectra_show_labels_errors_and_flags(parsed):
-    text = parsed.text("article", id="spectrum-2")
+def test_spectra_show_labels_errors_and_flags(spectrum_html):
+    text = Page(spectrum_html).text("section", id="spectrum")
     assert "10 000 ± 87 K" in text
     assert "4.000 ± 0.045" in text
     assert "REFITTED" in text
@@ -317,11 +189,9 @@ def test_white_stays_white(catalog):
         assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
 
 
-def test_twelve_spectra_stay_small(html):
-    images = re.findall(r'class="scroll"[^>]*>\s*<img src="([^"]+)"', html)
-    assert len(images) == 2
-    others = len(html) - sum(map(len, images))
-    assert others + 12 * max(map(len, images)) < 6e6
+def test_pages_stay_small(html, spectrum_html):
+    assert len(html) < 4e6
+    assert len(spectrum_html) < 0.6e6
 
 
 def test_recovery_table_against_scipy(catalog, truth):
@@ -404,16 +274,16 @@ def test_poor_catalogs_still_make_a_page(frame, with_truth):
 
 @pytest.mark.parametrize(
     "frame",
-    [nothing_fitted(20).assign(in_sample=True), fake_catalog(40).assign(in_sample=True, snr_g=np.float32(50))],
+    [nothing_fitted(20).assign(in_sample=True), fake_catalog(40).assign(in_sample=True, snr_g=np.float32(60))],
     ids=["sample without labels", "one S/N"],
 )
 def test_poor_samples_still_make_figures(frame):
     drawn = [
         figures.kiel_diagram(frame),
-        figures.vsini_teff(frame),
+        *(d.figure for d in diagrams.survey_diagrams(frame)),
         figures.snr_histogram(frame),
         figures.chi2_distribution(frame),
-        figures.error_against_snr(frame, figures.ERROR_GROUPS[-1]),
+        diagrams.precision_against_bound(frame, "fe_h", {}),
         figures.repeat_figure(figures.repeat_pulls(frame)),
         figures.recovered_against_true(page.join_truth(frame, fake_truth(frame)), "logg"),
     ]
@@ -428,9 +298,9 @@ def test_a_spectrum_that_was_not_fitted_can_be_drawn():
     nothing = np.full(view.wavelength.size, np.nan)
     without = {"model_all": nothing, "model_hmasked": nothing, "ivar": 0 * view.ivar, "used": nothing == 0}
     blank = replace(view, **without, labels={}, errors={}, chi2_red=np.nan)
-    parsed = Page(page.build_report(catalog=schema.empty_frame(schema.CATALOG), spectra=[blank]))
-    assert "0 pixels fitted" in parsed.text("article", id="spectrum-1")
-    assert "nan" not in parsed.text("article", id="spectrum-1").lower()
+    text = Page(spectrum.spectrum_page(blank)).text("section", id="spectrum")
+    assert "0 pixels fitted" in text
+    assert "nan" not in text.lower()
 
 
 def shown(axes):

@@ -1,0 +1,241 @@
+"""The method page: every equation, its source, the functions that compute it, and where we read it otherwise."""
+
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+
+from hotdask.report import figures
+from hotdask.report.render import Picture, picture, render
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the method.
+
+    Parameters
+    ----------
+    title : str
+        What it does.
+    source : str
+        Section and equation of the paper.
+    formulas : tuple of str
+        In matplotlib's math, one a line.
+    text : str
+        What the symbols are, in words.
+    functions : tuple of str
+        Dotted names of what computes it.
+    reading : str
+        Where we read the paper differently, and why; empty where we do not.
+    """
+
+    title: str
+    source: str
+    formulas: tuple[str, ...]
+    text: str
+    functions: tuple[str, ...]
+    reading: str = ""
+
+
+STEPS: tuple[Step, ...] = (
+    Step(
+        "Wavelengths and rest frame",
+        "§2",
+        (
+            r"$\log_{10}\lambda_i = 3.5740 + 10^{-4}\,i,\quad i = 0 \ldots 3800$",
+            r"$\lambda_{\rm rest} = \lambda/(1+z)$",
+        ),
+        "Vacuum wavelengths [Å]. A velocity is one shift by a fraction of a pixel for all pixels of a spectrum; "
+        "inverse variances go through the same resampling, and a pixel that touches a masked one is masked.",
+        (
+            "hotdask.windows.rest_wavelength",
+            "hotdask.steps.restframe.pixel_shift",
+            "hotdask.steps.restframe.to_rest_frame",
+        ),
+        "The paper gives 3801 pixels in 3750–9000 Å and no grid; this one has LAMOST's own step. χ² allows for the "
+        "smoothing of noise by the resampling, so that a perfect model has 1.",
+    ),
+    Step(
+        "Continuum",
+        "§2, Eqs 1–2",
+        (
+            r"$\bar f(\lambda_i) = \dfrac{\sum_j f_j\,\omega_j}{\sum_j \omega_j}$",
+            r"$\omega_j = \exp\left[-(\lambda_j-\lambda_i)^2/L^2\right],\quad L = 50\,\mathrm{\AA}$",
+        ),
+        "Each spectrum, data or model, is divided by its smoothed self. Hydrogen and other strong lines, "
+        "interstellar bands and bad pixels have ω = 0.",
+        ("hotdask.steps.normalize.normalize", "hotdask.steps.normalize.Normalizer"),
+        "Eq 1 alone is not blind to the slope of a spectrum: reddening by E(B−V) = 1 changes the normalized flux "
+        "by up to 2.7 %. Data and models are divided by a log-log polynomial first (normalize.slope = false gives "
+        "Eq 1 alone). Data normalize on the rest grid like models; where bad pixels shift the continuum by over 1 "
+        "%, a first fit of the star fills them. The kernel ends at 5 L, and a continuum must rest on ten effective "
+        "pixels, (Σω)²/Σω².",
+    ),
+    Step(
+        "Information",
+        "§3, Eq 3",
+        (r"$K^{-1} = \nabla f^{\,T}\,C^{-1}\,\nabla f,\qquad \sigma_i \geq \sqrt{K_{ii}}$",),
+        "∇f is the gradient of the normalized spectrum by the labels, C the covariance of its pixels.",
+        (
+            "hotdask.information.cramer_rao_bound",
+            "hotdask.information.bound_from_gradients",
+            "hotdask.information.correlations",
+            "hotdask.information.gradients",
+        ),
+    ),
+    Step(
+        "Library",
+        "§4.1, Table 1",
+        (
+            r"$[\mathrm{X/H}] = [\mathrm{X/Fe}] + [\mathrm{Fe/H}]$",
+            r"$G(x) = \dfrac{2(1-\epsilon)\sqrt{1-x^2} + \dfrac{\pi\epsilon}{2}(1-x^2)}{\pi(1-\epsilon/3)},"
+            r"\quad x = \dfrac{\Delta\lambda}{\lambda}\,\dfrac{c}{v\,\sin i},\ \epsilon = 0.6$",
+            r"$\sigma(\lambda) = c_0 + c_1 t + c_2 t^2,\quad t = (\lambda-\lambda_{\rm arm})/1000\,\mathrm{\AA}$",
+        ),
+        "Rotation, then the line spread, broaden every synthesis after it is made; each arm has its own polynomial.",
+        (
+            "hotdask.library.sampling.draw_labels",
+            "hotdask.library.abundances.abundances",
+            "hotdask.emulator.broadening.Broadener",
+            "hotdask.emulator.broadening.lsf_sigma",
+        ),
+        "The paper does not print its mean line spread: R = 1800 in both arms, unless given. The engine of the "
+        "shipped library is our own, LTE on ATLAS9 structures; [Fe/H] = 0 is 7.67, the mixture of those.",
+    ),
+    Step(
+        "Emulator",
+        "§4.2",
+        (r"$f(\lambda) = \sigma_3(w_3\,\sigma_2(w_2\,\sigma_1(w_1 \ell + b_1) + b_2) + b_3)$",),
+        "ℓ holds 17 numbers: eleven labels and six line-spread coefficients.",
+        (
+            "hotdask.emulator.training.train",
+            "hotdask.emulator.lowrank.LowRankEmulator",
+            "hotdask.emulator.perpixel.PerPixelEmulator",
+        ),
+        "The paper trains a network for each pixel. By default we train one whose outputs weight the principal "
+        "components of the library, which is thousands of times cheaper; the paper's own is --architecture "
+        "perpixel.",
+    ),
+    Step(
+        "First guess of the temperature",
+        "§4.4, Eq 4",
+        (
+            r"$\log T_{\rm eff} = \sum_{ijk} a_{ijk}\,C_{3933}^{\,i}\,C_{3967}^{\,j}\,C_{4101}^{\,k},"
+            r"\quad i+j+k \leq 3$",
+        ),
+        "Equivalent widths [Å] of three features, between straight-line continua.",
+        ("hotdask.steps.indices.line_indices", "hotdask.steps.indices.teff_from_indices"),
+        "The paper prints the C₃₉₆₇³ term as a second C₃₉₆₇². Cubed, it gives 6500–7300 K for real F5–F9 stars and "
+        "26 000 K for a B1 star known to have that; squared, 3700–5500 K for the F stars. A guess outside the "
+        "library is clipped and flagged, and fits near the hydrogen maximum start on both sides of it.",
+    ),
+    Step(
+        "Fits",
+        "§4.3–4.5",
+        (
+            r"$\chi^2 = \sum_i (f_i - f_i(\ell))^2/\sigma_i^2,"
+            r"\qquad C = \left(\frac{1}{2}\,\nabla\nabla\chi^2\right)^{-1}$",
+        ),
+        "Twice: to all lines, and with the hydrogen lines masked. Telluric and interstellar windows, the dichroic "
+        "and both edges are never fitted.",
+        (
+            "hotdask.steps.fit.Fitter",
+            "hotdask.steps.minimize.Valley",
+            "hotdask.steps.label.fit_both",
+            "hotdask.steps.label.Labeler",
+            "hotdask.windows.inside",
+        ),
+        "The paper only draws its windows (Fig 8): ours are declared with a source each in hotdask/windows.py, and "
+        "are settings.",
+    ),
+    Step(
+        "Fits that disagree",
+        "§4.5, footnote 4",
+        (),
+        "Where the two fits land on opposite sides of 9500 K, all lines are fitted again from the temperature of "
+        "the masked fit.",
+        ("hotdask.steps.label.fit_both", "hotdask.steps.fit.start_at"),
+    ),
+    Step(
+        "Merger",
+        "§4.5, Eqs 5–7",
+        (
+            r"$\ell = \dfrac{\omega_1\ell_1 + \omega_2\ell_2}{\omega_1 + \omega_2},\qquad \omega_2 = 1 - \omega_1$",
+            r"$\omega_1 = \cos^2(\pi x/L)\ \ \mathrm{for}\ |x| \leq L/2,\quad x = T_{{\rm eff},1} - 9500\,{\rm K}$",
+            r"$C = \omega_1^2\,C_1 + (1-\omega_1^2)\,C_2$",
+        ),
+        "1 is the fit with hydrogen masked, 2 that to all lines. L is 5000 K where the latter is above 9500 K, "
+        "otherwise 3000 K.",
+        ("hotdask.steps.merge.hydrogen_weight", "hotdask.steps.merge.merge_fits"),
+        "The covariance is ours: the all-lines fit uses every pixel of the other and more, so that cov(ℓ₁, ℓ₂) = C₂.",
+    ),
+    Step(
+        "Stars and repeat visits",
+        "§4.6, §5.6",
+        (r"$\sigma = \mathrm{scatter}(\ell_a - \ell_b)/\sqrt{2}$",),
+        "Spectra closer than 3″ are one star. Pairs are visits on different nights whose S/N differ by 20 % at most.",
+        ("hotdask.steps.repeats.assign_stars", "hotdask.steps.repeats.make_pairs"),
+    ),
+    Step(
+        "Errors",
+        "§4.6, §5.6",
+        (r"$s(T_{\rm eff}, \mathrm{S/N}) = \mathrm{cubic\ polynomial},\qquad C'_{ij} = s_i\,s_j\,C_{ij}$",),
+        "Formal errors are scaled so that they match the scatter of repeat visits; correlations stay.",
+        (
+            "hotdask.steps.scale.pull_statistics",
+            "hotdask.steps.scale.fit_error_scale",
+            "hotdask.steps.scale.ErrorScale.factors",
+            "hotdask.steps.scale.scale_covariance",
+            "hotdask.steps.polynomial.fit_polynomial",
+        ),
+        "The polynomial is of log Teff and log S/N and gives log s, which cannot be negative.",
+    ),
+    Step(
+        "Bad fits",
+        "§5.2",
+        (
+            r"$\mathrm{chi2ratio} = \dfrac{\chi^2_{\rm red} - \mathrm{median}(T_{\rm eff}, \mathrm{S/N})}"
+            r"{\mathrm{dispersion}(T_{\rm eff}, \mathrm{S/N})}$",
+        ),
+        "Above 10, a fit is bad.",
+        (
+            "hotdask.steps.flag.chi2_statistics",
+            "hotdask.steps.flag.fit_chi2_model",
+            "hotdask.steps.flag.Chi2Model.ratio",
+            "hotdask.steps.flag.catalog_flags",
+        ),
+        "The paper models median and dispersion directly; we model their logarithms, which follow decades of S/N "
+        "with the same cubic.",
+    ),
+    Step(
+        "Critical velocity",
+        "§5.4, Eq 8",
+        (r"$V_c = \sqrt{\dfrac{2}{3}\,\dfrac{GM}{R_p}},\qquad R_p = \sqrt{GM/g}$",),
+        "Of the zero-age main sequence, the star of highest log g at each temperature, in the tracks given as "
+        "report.tracks.",
+        ("hotdask.report.tracks.critical_velocity", "hotdask.report.tracks.critical_curve"),
+    ),
+)
+"""In the order the data meet them."""
+
+
+@figures.styled
+def formula_figure(formulas: tuple[str, ...]) -> Figure:
+    """Formulas, one below the other."""
+    figure = Figure(figsize=(5.6, 0.62 * len(formulas)))
+    for i, formula in enumerate(formulas):
+        figure.text(0.0, 1 - (i + 0.5) / len(formulas), formula, fontsize=12, va="center")
+    return figure
+
+
+def _formulas(step: Step) -> Picture | None:
+    if not step.formulas:
+        return None
+    return picture(
+        formula_figure(step.formulas), alt=f"{step.title}: " + "; ".join(f.strip("$") for f in step.formulas)
+    )
+
+
+def method_page(title: str = "The method") -> str:
+    """`STEPS` as an HTML page that needs no network."""
+    rows = [{"step": step, "formula": _formulas(step), "id": f"step-{i}"} for i, step in enumerate(STEPS, 1)]
+    return render("method.html", {"title": title, "rows": rows})
