@@ -19,7 +19,20 @@ from hotdask.library.spectra import fine_wavelength
 from hotdask.pipeline.cluster import open_client
 from hotdask.store.library import read_library
 
-VERBS = ["simulate", "library", "train", "information", "ingest", "fit", "catalog", "report", "run", "status"]
+VERBS = [
+    "simulate",
+    "candidates",
+    "library",
+    "train",
+    "information",
+    "ingest",
+    "fit",
+    "catalog",
+    "report",
+    "run",
+    "export",
+    "status",
+]
 
 
 def call(*arguments: object) -> Result:
@@ -55,7 +68,7 @@ def verbs_listed() -> list[str]:
 def test_help_lists_all_verbs_in_the_order_of_the_flow() -> None:
     listed = verbs_listed()
     assert sorted(listed) == sorted(VERBS)
-    flow = ["simulate", "ingest", "fit", "catalog", "report", "status"]
+    flow = ["simulate", "candidates", "ingest", "fit", "catalog", "report", "export", "status"]
     assert [verb for verb in listed if verb in flow] == flow
 
 
