@@ -8,6 +8,7 @@ from hotdask.errors import InputError
 from hotdask.store.catalog import read_catalog
 
 
+@pytest.mark.filterwarnings("ignore:The inplace keyword:DeprecationWarning")
 def test_lsdb_opens_the_catalog(finished, client, tmp_path):
     pytest.importorskip("hats_import")
     lsdb = pytest.importorskip("lsdb")
