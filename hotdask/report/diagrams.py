@@ -322,7 +322,7 @@ def survey_diagrams(catalog: pd.DataFrame, tracks: pd.DataFrame | None = None) -
         ),
         Diagram(
             two_fits(catalog),
-            "The fit to all lines and the fit with hydrogen masked: near 9500 K the first piles up on either side, the "
+            "The fit to all lines and that with hydrogen masked: near 9500 K the first may pile up on either side, the "
             "catalog merges both." + shown(["teff_all", "teff_hmasked"], KIEL_SNR),
         ),
     ]

@@ -112,7 +112,7 @@ STEPS: tuple[Step, ...] = (
             "hotdask.emulator.perpixel.PerPixelEmulator",
         ),
         "The paper trains a network for each pixel. By default we train one whose outputs weight the principal "
-        "components of the library, which is thousands of times cheaper; the paper's own is --architecture "
+        "components of the library, which costs less; the paper's own is --architecture "
         "perpixel.",
     ),
     Step(

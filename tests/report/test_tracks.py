@@ -19,8 +19,7 @@ def test_critical_velocity_against_astropy():
 
 
 def test_a_main_sequence_has_the_papers_critical_velocities():
-    # Ekström et al. 2012, zero age, solar: mass, log Teff, log g. The paper: from about 300 km/s at 7000 K up to
-    # over 600 km/s at 40 000 K.
+    # Round numbers for zero age. The paper: from about 300 km/s at 7000 K to over 600 km/s at 40 000 K.
     table = pd.DataFrame(
         {"teff": [7100, 10500, 18000, 40500], "logg": [4.3, 4.3, 4.27, 4.2], "mass": [1.5, 2.5, 6, 32]}
     )
