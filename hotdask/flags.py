@@ -58,3 +58,6 @@ DESCRIPTIONS: dict[Flag, str] = {
     Flag.HALO: "[Fe/H] < -1.2, 7000-13000 K, |b| > 15 deg: mostly blue horizontal branch or stragglers (§5.5).",
     Flag.INTRINSICALLY_COOL: "Red, and cool by an independent Teff; not of the OB catalog: noise made it look hot.",
 }
+
+CUTS: dict[str, Flag] = {"low_snr": Flag.LOW_SNR, "cool": Flag.COOL, "intrinsically_cool": Flag.INTRINSICALLY_COOL}
+"""Cuts of the sample, and the flag of each; spectra without labels are cut besides."""

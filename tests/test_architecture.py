@@ -19,7 +19,7 @@ ALLOWED = {
     "emulator": {"library", "steps.normalize", ""},
     "steps": {"emulator"},
     "store": {"library.spectra", "library.synthe"},
-    "report": set(),
+    "report": {"steps.rotation"},
     "information": {"emulator", "library", "steps.normalize"},
     "corruption": set(),
     "recovery": {"steps", "emulator", "information", "simulation", "library.spectra"},

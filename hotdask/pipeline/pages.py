@@ -30,6 +30,7 @@ from hotdask.report.spectrum import (
 )
 from hotdask.report.tracks import read_tracks
 from hotdask.schema import CATALOG
+from hotdask.steps.flag import Chi2Model
 from hotdask.store.atomic import remove_folder, write_bytes, write_text
 from hotdask.store.catalog import FITS_FOLDER, read_catalog, read_fits_part, shown_catalog
 from hotdask.store.cube import cube_place, read_partition
@@ -178,6 +179,7 @@ def write_report(run: str, settings: config.Settings, identity: str, summary: di
         spectra=views,
         truth=truth,
         reasons=REASONS,
+        chi2=Chi2Model.from_dict(found["chi2_model"]) if found.get("chi2_model") else None,
         max_chi2ratio=settings.catalog.max_chi2ratio,
         snr_tolerance=settings.catalog.pair_snr_tolerance,
         tracks=tracks,

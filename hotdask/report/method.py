@@ -212,7 +212,7 @@ STEPS: tuple[Step, ...] = (
         (r"$V_c = \sqrt{\dfrac{2}{3}\,\dfrac{GM}{R_p}},\qquad R_p = \sqrt{GM/g}$",),
         "Of the zero-age main sequence, the star of highest log g at each temperature, in the tracks given as "
         "report.tracks.",
-        ("hotdask.report.tracks.critical_velocity", "hotdask.report.tracks.critical_curve"),
+        ("hotdask.steps.rotation.critical_velocity", "hotdask.report.tracks.critical_curve"),
     ),
 )
 """In the order the data meet them."""

@@ -8,9 +8,9 @@ import pandas as pd
 
 from hotdask import schema
 from hotdask.errors import RunError
-from hotdask.flags import DESCRIPTIONS, Flag
+from hotdask.flags import CUTS, DESCRIPTIONS, Flag
 from hotdask.labels import LABEL_NAMES, LABELS, PAPER_LABELS
-from hotdask.report import diagrams, figures
+from hotdask.report import diagrams, errors, figures
 from hotdask.report.formats import format_number, symbol_html, unit_html
 from hotdask.report.render import Picture, fact_groups, picture, render
 from hotdask.report.spectrum import SpectrumView, page_address, view_facts
@@ -127,6 +127,7 @@ def build_report(
     truth: pd.DataFrame | None = None,
     scaling: Mapping | None = None,
     reasons: Mapping[str, str] | None = None,
+    chi2: object | None = None,
     max_chi2ratio: float = 10.0,
     snr_tolerance: float = 0.2,
     tracks: pd.DataFrame | None = None,
@@ -154,6 +155,8 @@ def build_report(
         What the error scaling found; shown as it is.
     reasons : mapping of str to str, optional
         A sentence per reason code of the rejects.
+    chi2 : hotdask.steps.flag.Chi2Model, optional
+        Median and dispersion of chi2_red over the survey, to be drawn over its fits.
     max_chi2ratio : float
         chi2ratio above which a fit was flagged as bad.
     snr_tolerance : float
@@ -198,7 +201,7 @@ def build_report(
         "reject_figures": _reject_figures(rejects),
         "throughput": [_throughput_row(step) for step in throughput],
         "kernel_figures": _kernel_figures(throughput),
-        "sample_figures": _sample_figures(catalog, max_chi2ratio=max_chi2ratio),
+        "sample_figures": _sample_figures(catalog, chi2, max_chi2ratio=max_chi2ratio),
         "error_figures": _error_figures(catalog, bound, snr_tolerance=snr_tolerance),
         "scaling": fact_groups(scaling or {}, scalars_named="error scaling"),
         "recovery": recovery,
@@ -246,12 +249,9 @@ def _flag_rows(catalog: pd.DataFrame) -> list[dict]:
 
 
 def _cut_rows(catalog: pd.DataFrame) -> list[dict]:
-    """Flags that cut: no spectrum of the sample carries one, and at least one spectrum is out by it alone."""
+    """Spectra that each cut takes, and that it alone takes."""
     bits = catalog["flags"].to_numpy(np.int64)
-    sample = catalog["in_sample"].to_numpy(bool)
-    carried = np.bitwise_or.reduce(bits[sample], initial=0)
-    cutting = [flag for flag in Flag if not carried & flag.value and (bits & flag.value).any()]
-    every = sum(flag.value for flag in cutting)
+    every = sum(flag.value for flag in CUTS.values())
     return [
         {
             "name": flag.name,
@@ -259,8 +259,8 @@ def _cut_rows(catalog: pd.DataFrame) -> list[dict]:
             "alone": int(((bits & every) == flag.value).sum()),
             "sentence": DESCRIPTIONS[flag],
         }
-        for flag in cutting
-        if ((bits & every) == flag.value).any()
+        for flag in CUTS.values()
+        if (bits & flag.value).any()
     ]
 
 
@@ -329,7 +329,7 @@ def _reject_rows(rejects: pd.DataFrame, reasons: Mapping[str, str]) -> list[dict
     return sorted(rows, key=lambda row: (-row["n"], row["reason"]))
 
 
-def _sample_figures(catalog: pd.DataFrame, *, max_chi2ratio: float) -> list[Picture]:
+def _sample_figures(catalog: pd.DataFrame, chi2: object | None, *, max_chi2ratio: float) -> list[Picture]:
     n = int(catalog["in_sample"].sum())
     if not len(catalog):
         return []
@@ -337,6 +337,7 @@ def _sample_figures(catalog: pd.DataFrame, *, max_chi2ratio: float) -> list[Pict
     missing = int(np.isnan(ratio).sum())
     binned = n > figures.HEXBIN_ABOVE
     snr = catalog["snr_g"].to_numpy(np.float64)
+    ridge = [] if chi2 is None else [_ridge_picture(catalog, chi2, max_chi2ratio=max_chi2ratio)]
     return [
         picture(
             figures.kiel_diagram(catalog),
@@ -362,7 +363,17 @@ def _sample_figures(catalog: pd.DataFrame, *, max_chi2ratio: float) -> list[Pict
             f"temperature and S/N; beyond {max_chi2ratio:g} a fit counts as bad. The end bins hold what lies outside."
             + _unseen(missing, "without chi2ratio not shown"),
         ),
+        *ridge,
     ]
+
+
+def _ridge_picture(catalog: pd.DataFrame, chi2: object, *, max_chi2ratio: float) -> Picture:
+    return picture(
+        errors.chi2_ridge(catalog, chi2, limit=max_chi2ratio),
+        alt="Reduced chi-square against signal-to-noise ratio, with the survey's median and the limit of chi2ratio.",
+        caption="Reduced χ² of all fits over S/N, with the median and the limit of chi2ratio as they are at 9000 K.",
+        many=True,
+    )
 
 
 def _unseen(n: int, what: str) -> str:
@@ -396,6 +407,14 @@ def _error_figures(catalog: pd.DataFrame, bound: Bound | None, *, snr_tolerance:
                 + ".",
                 caption=f"Scatter of {len(pulls):,} pairs of visits to one star on different nights, divided by their "
                 "combined error: 1 where the errors say what repeat visits do.",
+            )
+        )
+        out.append(
+            picture(
+                errors.repeat_precision(catalog, snr_tolerance=snr_tolerance),
+                alt="Scatter of repeat visits of each label over signal-to-noise ratio, beside the catalog's error.",
+                caption="The same over S/N, label by label (Fig 10 of the paper): scatter of repeats over √2, and "
+                "the catalog's error.",
             )
         )
     return out

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from hotdask.errors import InputError
+from hotdask.steps.rotation import critical_velocity
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "track": ("track", "initial_mass", "Mini", "age", "log10_isochrone_age_yr", "logAge"),
@@ -17,42 +18,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "bp_rp_0": ("bp_rp_0",),
 }
 """Names a column may have, the first found counts; Teff may be given as its log10 instead. MIST's and PARSEC's."""
-
-SOLAR_GM = 1.3271244e20
-"""GM of the Sun [m3/s2] (IAU 2015 Resolution B3)."""
-SOLAR_MASS = 1.98840987e30
-"""SOLAR_GM over the CODATA 2018 gravitational constant [kg]."""
-GRAVITATIONAL_CONSTANT = SOLAR_GM / SOLAR_MASS
-"""[m3/(kg s2)]."""
-
-
-def critical_velocity(mass, logg) -> np.ndarray:
-    """Equatorial velocity at which a star breaks up, Vc = √(2GM / 3R_p) with the polar radius R_p = √(GM/g).
-
-    Parameters
-    ----------
-    mass : array_like of float
-        Mass [solar masses].
-    logg : array_like of float
-        Surface gravity on the zero-age main sequence [dex(cm/s2)].
-
-    Returns
-    -------
-    float64 array
-        km/s.
-
-    References
-    ----------
-    Xiang et al. 2022, Eq 8.
-
-    Examples
-    --------
-    >>> round(float(critical_velocity(1.0, 4.438)), 1)  # 436.8 km/s on a circular orbit, times √(2/3)
-    356.6
-    """
-    gm = SOLAR_GM * np.asarray(mass, dtype=np.float64)
-    radius = np.sqrt(gm / 10 ** (np.asarray(logg, dtype=np.float64) - 2))
-    return np.sqrt(2 * gm / (3 * radius)) / 1e3
 
 
 def read_tracks(path: str | Path) -> pd.DataFrame:

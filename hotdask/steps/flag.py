@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from astropy.stats import biweight_scale
 
-from hotdask.flags import Flag
+from hotdask.flags import CUTS, Flag
 from hotdask.labels import LABEL_NAMES
 from hotdask.schema import RESIDUALS
 from hotdask.steps.merge import hydrogen_weight
@@ -103,10 +103,6 @@ def chi2_statistics(frame: pd.DataFrame, *, min_count: int = MIN_CELL) -> pd.Dat
         sigma = float(biweight_scale(level, c=TUNING)) * freedom
         rows.append({"cell": cell, "n": n, "teff": teff, "snr_g": snr, "median": np.median(level), "sigma": sigma})
     return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
-
-
-CUTS: dict[str, Flag] = {"low_snr": Flag.LOW_SNR, "cool": Flag.COOL, "intrinsically_cool": Flag.INTRINSICALLY_COOL}
-"""Cuts of the sample, and the flag of each; spectra without labels are cut besides."""
 
 
 def count_cuts(frame: pd.DataFrame) -> dict[str, int]:

@@ -8,7 +8,8 @@ from fakes import fake_catalog
 
 from hotdask.errors import InputError
 from hotdask.report import diagrams
-from hotdask.report.tracks import critical_curve, critical_velocity, read_tracks
+from hotdask.report.tracks import critical_curve, read_tracks
+from hotdask.steps.rotation import critical_velocity
 
 
 def test_critical_velocity_against_astropy():
