@@ -865,8 +865,8 @@ def column_missing(path, layout):
     table(path, lambda arrays: columns({k: v for k, v in arrays.items() if k != "IVAR"}))
 
 
-@kind("unknown_layout", layouts=TABLE)
-def spectrum_of_another_survey(path, layout):
+@kind("no_position", layouts=TABLE)
+def sdss_without_its_object(path, layout):
     names = ("flux", "loglam", "ivar", "and_mask", "or_mask", "wdisp")
     table(path, lambda arrays: columns(dict(zip(names, arrays.values(), strict=True)), "E"))
 

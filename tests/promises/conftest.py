@@ -124,7 +124,8 @@ class Cluster:
 def _cluster(folder: Path) -> Iterator[Cluster]:
     # No second attempt at the same name: the file says where the scheduler is.
     where = folder / f"scheduler-{random.getrandbits(32):08x}.json"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    # Tasks may be functions of a test, which these processes must find.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     common = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
     dask, local = [sys.executable, "-m", "dask"], ["--host", "127.0.0.1", "--no-dashboard"]
     scheduler = subprocess.Popen(
