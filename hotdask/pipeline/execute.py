@@ -113,8 +113,13 @@ def _go_on(
     # renamed, the task fails, and nobody asks: this command gives the partition to a task of its own.
     clear_leftovers(folder)
     check_links(folder)
+    new = not (folder / config.SETTINGS).exists()
+    if new:
+        # A place that is refused must not become a setting of the run.
+        claim(folder, settings.store)
     check_settings(folder, settings)
-    claim(folder, settings.store)
+    if not new:
+        claim(folder, settings.store)
     _check_emulator(folder, identity)
     batches = check_inputs(folder, entries, settings.cube.partition_size, planned=_count_planned(folder))
     if len(batches) > 1:

@@ -101,8 +101,8 @@ def test_svg_images_point_at_nothing_outside_themselves(parsed):
 
 def test_images_are_what_they_say_and_have_words_and_sizes(parsed):
     images = parsed.find("img")
-    # Kiel, S/N, chi2; six diagrams; eleven errors and the repeats; eleven labels; rejects; kernels.
-    assert len(images) == 3 + 6 + 11 + 1 + 11 + 1 + 1
+    # Kiel, S/N, chi2; six diagrams; eleven errors, the repeats and they over S/N; eleven labels; rejects; kernels.
+    assert len(images) == 3 + 6 + 11 + 2 + 11 + 1 + 1
     for _, attributes, _ in images:
         assert len(attributes["alt"]) > 30
         width, height = int(attributes["width"]), int(attributes["height"])
