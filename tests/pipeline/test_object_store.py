@@ -46,7 +46,8 @@ def test_a_run_is_the_same_as_on_a_disk_mends_what_is_spoiled_and_grows(workers,
     assert len(local) == 2
     assert [part.read_bytes() for part in list_parts(catalog_folder(folder))] == local
     pd.testing.assert_frame_equal(hotdask.read_catalog(CATALOG), hotdask.read_catalog(disk))
-    xr.testing.assert_identical(hotdask.open_cube(CUBE).load(), hotdask.open_cube(disk / "spectra.zarr").load())
+    cubes = (hotdask.open_cube(where).load(scheduler="synchronous") for where in (CUBE, disk / "spectra.zarr"))
+    xr.testing.assert_identical(*cubes)
 
     said.clear()
     run(settings, client=workers, echo=said.append)

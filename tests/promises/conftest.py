@@ -134,7 +134,8 @@ def _cluster(folder: Path) -> Iterator[Cluster]:
     )
     worker = None
     try:
-        until(where.exists, scheduler)
+        # It is there before it is written.
+        until(lambda: where.exists() and where.read_text().endswith("}"), scheduler)
         address = json.loads(where.read_text())["address"]
         worker = subprocess.Popen(
             [*dask, "worker", address, *local, "--nthreads", "1", "--local-directory", str(folder)],
