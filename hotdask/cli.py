@@ -47,6 +47,14 @@ def _cluster_options(function: Callable) -> Callable:
     return function
 
 
+def _cluster(scheduler, workers, dashboard):
+    """The cluster of a command that has no settings of its own."""
+    from hotdask.config import make_settings
+
+    given = {"cluster__scheduler": scheduler, "cluster__workers": workers, "cluster__dashboard": dashboard}
+    return make_settings({"out": ".", "input": {"spectra": "."}}, source="command line", **given).cluster
+
+
 def _input_options(function: Callable) -> Callable:
     for option in (
         _cluster_options,
@@ -103,16 +111,10 @@ def _run(until: str, profile: bool, **options) -> None:
 @_cluster_options
 def simulate(folder, stars, spectra, broken, seed, emulator, scheduler, workers, dashboard) -> None:
     """Write a survey with known labels as LAMOST files into FOLDER."""
-    from hotdask.config import make_settings
     from hotdask.pipeline.survey import simulate as simulate_survey
     from hotdask.simulation import Simulation
 
-    cluster = make_settings(
-        {"out": folder, "input": {"spectra": folder}},
-        cluster__scheduler=scheduler,
-        cluster__workers=workers,
-        cluster__dashboard=dashboard,
-    ).cluster
+    cluster = _cluster(scheduler, workers, dashboard)
     simulation = Simulation(stars=stars, spectra=spectra, broken=broken, seed=seed)
     simulate_survey(folder, simulation, emulator=emulator, cluster=cluster, echo=click.echo)
 
@@ -456,17 +458,10 @@ def export(folder, out, columns, sample, kind, scheduler, workers, dashboard) ->
     if kind == "file":
         rows = export_catalog(folder, out, columns=columns, sample=sample)
     else:
-        from hotdask.config import make_settings
         from hotdask.pipeline.cluster import open_client
         from hotdask.pipeline.hats import export_hats
 
-        cluster = make_settings(
-            {"out": folder, "input": {"spectra": folder}},
-            cluster__scheduler=scheduler,
-            cluster__workers=workers,
-            cluster__dashboard=dashboard,
-        ).cluster
-        with open_client(cluster, click.echo) as client:
+        with open_client(_cluster(scheduler, workers, dashboard), click.echo) as client:
             rows = export_hats(folder, out, client=client, columns=columns, sample=sample)
     click.echo(f"{out}: {rows} rows")
 
