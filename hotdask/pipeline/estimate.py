@@ -18,6 +18,7 @@ from hotdask.errors import RunError
 from hotdask.pipeline import maps
 from hotdask.pipeline.cluster import default_workers
 from hotdask.pipeline.progress import duration
+from hotdask.schema import CUBE
 from hotdask.store.cube import Layout, create_cube, n_partitions, write_partition
 from hotdask.store.inputs import list_inputs
 from hotdask.store.lamost import read_spectra
@@ -196,9 +197,7 @@ def measure(settings: config.Settings, entries: pd.DataFrame, workers: int) -> E
         cube = Path(folder, "cube.zarr")
         create_cube(cube, Layout(_SAMPLE, (kept,)))
         began = time.process_time()
-        write_partition(
-            cube, 0, {name: getattr(block, name) for name in ("flux", "ivar", "andmask", "ormask")}, block.meta
-        )
+        write_partition(cube, 0, {v.name: getattr(block, v.name) for v in CUBE}, block.meta)
         write = (time.process_time() - began) / kept
         packed = sum(path.stat().st_size for path in cube.rglob("c/**/*") if path.is_file()) / kept
     if settings.store.cube is not None:
