@@ -440,6 +440,24 @@ def compare_labels(run_folder, table, out, name, radius, label, error, edges, ev
     )
 
 
+@main.command("model-error")
+@click.argument("folder", metavar="RUN", type=click.Path(exists=True, file_okay=False))
+@click.option(
+    "--out", required=True, type=click.Path(), help="Table to write (.parquet); a figure (.svg) comes beside."
+)
+@click.option("--min-snr", default=30.0, help="Least S/N in g of spectra that count.")
+@_cluster_options
+def model_error(folder, out, min_snr, scheduler, workers, dashboard) -> None:
+    """Learn from the residuals of RUN how far models are from spectra beyond the noise, pixel by pixel.
+
+    Give the table to another run as [fit] model_error: it adds it to the noise.
+    """
+    from hotdask.pipeline.modelerror import learn_model_error
+
+    cluster = _cluster(scheduler, workers, dashboard) if scheduler or workers or dashboard else None
+    learn_model_error(folder, out, min_snr=min_snr, cluster=cluster, echo=click.echo)
+
+
 @main.command()
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
 @click.option("--out", required=True, type=click.Path(), help="File (.fits, .vot, .parquet, .csv), or folder for hats.")

@@ -83,6 +83,9 @@ class Fit(_Section):
     refine: str | None = Field(
         None, description="file of a per-pixel emulator (.safetensors) that goes on where fits with the other end"
     )
+    model_error: str | None = Field(
+        None, description="table of model errors that `hotdask model-error` learned, added to the noise"
+    )
 
 
 class Catalog(_Section):
@@ -369,7 +372,7 @@ class Settings(_Section):
                 "out": here(self.out),
                 "join": self.join.model_copy(update=tables),
                 "input": update(self.input, "spectra", "table"),
-                "fit": update(self.fit, "emulator", "refine"),
+                "fit": update(self.fit, "emulator", "refine", "model_error"),
                 "cluster": self.cluster.absolute(),
                 "report": update(self.report, "truth", "tracks"),
             }

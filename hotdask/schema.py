@@ -205,6 +205,13 @@ JOINED: tuple[Column, ...] = (
 )
 """Columns a catalog has where the input table or ``[join]`` gives them, behind its own."""
 
+MODEL_ERROR: tuple[Column, ...] = (
+    Column("wavelength", _F8, "Angstrom", "rest frame, vacuum"),
+    Column("model_error", _F8, "", "error of the models, continuum = 1"),
+    Column("n", _I8, "", "residuals it rests on, those of neighboring pixels included"),
+)
+"""What `hotdask model-error` learns."""
+
 TRUTH: tuple[Column, ...] = (
     Column("specid", _STR, "", "date-planid-spid-fiberid"),
     Column("star", _I8, "", "number of the simulated star"),

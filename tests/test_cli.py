@@ -20,7 +20,7 @@ from hotdask.pipeline.cluster import open_client
 from hotdask.store.library import read_library
 
 VERBS = ["simulate", "library", "train", "information", "ingest", "fit", "catalog", "report", "run"]
-VERBS += ["candidates", "certificates", "compare", "estimate", "export", "plot", "status", "verify"]
+VERBS += ["candidates", "certificates", "compare", "estimate", "export", "model-error", "plot", "status", "verify"]
 
 
 def call(*arguments: object) -> Result:
@@ -50,7 +50,7 @@ def survey(scheduler: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def verbs_listed() -> list[str]:
     block = call("--help").output.split("Commands:")[1]
-    return re.findall(r"^  (\w+)", block, re.MULTILINE)
+    return re.findall(r"^  ([\w-]+)", block, re.MULTILINE)
 
 
 def test_help_lists_all_verbs_in_the_order_of_the_flow() -> None:

@@ -182,7 +182,7 @@ def measure(settings: config.Settings, entries: pd.DataFrame, workers: int) -> E
         If no file of the sample can be read.
     """
     maps.one_thread()
-    model = maps.make_labeler(settings, maps.identify(*maps.load_emulators(settings.fit, "cpu")))
+    model = maps.make_labeler(settings, maps.load_models(settings.fit, "cpu").id)
     sample = entries.iloc[np.unique(np.linspace(0, len(entries) - 1, min(_SAMPLE, len(entries))).astype(int))]
     began = time.process_time()
     block, rejects = read_spectra(sample, classes=settings.input.classes)

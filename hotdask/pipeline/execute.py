@@ -25,7 +25,6 @@ from hotdask.pipeline.state import REPORT, STEPS, State, read_summary
 from hotdask.pipeline.tasks import run_tasks, watched
 from hotdask.report.tracks import read_tracks
 from hotdask.schema import SPECTRA, TRUTH
-from hotdask.steps.label import Labeler
 from hotdask.store.atomic import check_links, clear_leftovers
 from hotdask.store.claims import claim
 from hotdask.store.inputs import list_inputs
@@ -86,16 +85,15 @@ def run(
     here = client is None and settings.cluster.is_local
     # Elsewhere workers may have the device that this machine lacks.
     device = settings.cluster.device if here else "cpu"
-    emulator, refining = maps.load_emulators(settings.fit, device)
-    identity = maps.identify(emulator, refining)
+    models = maps.load_models(settings.fit, device)
     # Refuses settings the emulators do not fit, before a run begins with them.
-    Labeler(emulator, settings.fit, settings.normalize, refining=refining, device=device)
+    models.labeler(settings.fit, settings.normalize, device)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder}: cannot be the folder of a run ({error.strerror}); give another --out") from error
     with hold(folder), interruptible():
-        return _go_on(settings, entries, identity, until=until, client=client, profile=profile, echo=echo)
+        return _go_on(settings, entries, models.id, until=until, client=client, profile=profile, echo=echo)
 
 
 def _go_on(
@@ -166,8 +164,8 @@ def _check_emulator(folder: Path, identity: str) -> None:
     before = (read_summary(folder) or {}).get("emulator", identity)
     if before != identity and list_receipts(folder, "fit"):
         raise SettingsError(
-            f"{folder} was fitted with emulator {before}, now it is {identity}; give the old file as fit.emulator, or "
-            "another --out for the new one"
+            f"{folder} was fitted with emulator {before}, now it is {identity}; give the old files in [fit], or "
+            "another --out for the new ones"
         )
 
 

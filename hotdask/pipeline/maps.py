@@ -5,6 +5,7 @@ Everything a task makes is on disk before its receipt; nothing is held on a work
 
 import functools
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ from hotdask.store.cube import (
     write_sidecar,
 )
 from hotdask.store.lamost import OVERRIDES, read_spectra
+from hotdask.store.modelerror import ModelError, read_model_error
 from hotdask.store.receipts import Receipt, hash_files, write_receipt
 from hotdask.store.staging import gather, is_staged, write_staged
 from hotdask.timing import Timings, kernel, timings
@@ -107,22 +109,47 @@ def labeler(fit: str, normalization: str, identity: str, device: str) -> Labeler
         If an emulator file is not the one the run was started with.
     """
     settings = config.Fit(**json.loads(fit))
-    emulator, refining = load_emulators(settings, device)
-    found = identify(emulator, refining)
-    if found != identity:
-        raise RunError(f"this worker's emulator is {found}, the run uses {identity}; give all workers one file")
-    return Labeler(emulator, settings, config.Normalize(**json.loads(normalization)), refining=refining, device=device)
+    models = load_models(settings, device)
+    if models.id != identity:
+        raise RunError(f"this worker's emulator is {models.id}, the run uses {identity}; give all workers one file")
+    return models.labeler(settings, config.Normalize(**json.loads(normalization)), device)
 
 
-def load_emulators(settings: config.Fit, device: str) -> tuple[Emulator, Emulator | None]:
-    """The emulator of fits, and the one that refines them if there is one."""
-    refining = None if settings.refine is None else load_emulator(settings.refine, device=device)
-    return load_emulator(settings.emulator), refining
+@dataclass(frozen=True)
+class Models:
+    """What the files that ``[fit]`` names hold.
+
+    Attributes
+    ----------
+    emulator : hotdask.emulator.Emulator
+        That of the fits.
+    refining : hotdask.emulator.Emulator or None
+        That which takes them on.
+    error : ModelError or None
+    """
+
+    emulator: Emulator
+    refining: Emulator | None
+    error: ModelError | None
+
+    @property
+    def id(self) -> str:
+        """Name of all that labels depend on besides settings."""
+        return "+".join(part.id for part in (self.emulator, self.refining, self.error) if part is not None)
+
+    def labeler(self, settings: config.Fit, normalization: config.Normalize, device: str) -> Labeler:
+        """The labeler that uses them."""
+        error = None if self.error is None else self.error.values
+        return Labeler(self.emulator, settings, normalization, refining=self.refining, model_error=error, device=device)
 
 
-def identify(emulator: Emulator, refining: Emulator | None) -> str:
-    """Name of the weights a run is made with: ids of its emulators."""
-    return emulator.id if refining is None else f"{emulator.id}+{refining.id}"
+def load_models(settings: config.Fit, device: str) -> Models:
+    """Read the files that ``[fit]`` names."""
+    return Models(
+        load_emulator(settings.emulator),
+        None if settings.refine is None else load_emulator(settings.refine, device=device),
+        None if settings.model_error is None else read_model_error(settings.model_error),
+    )
 
 
 def make_labeler(settings: config.Settings, identity: str, device: str = "cpu") -> Labeler:

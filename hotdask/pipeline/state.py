@@ -187,5 +187,5 @@ def open_state(folder: str | Path, echo: Callable[[str], None] = print) -> State
     batches = read_batches(folder, settings.cube.partition_size)
     identity = (read_summary(folder) or {}).get("emulator")
     if identity is None:
-        identity = maps.identify(*maps.load_emulators(settings.fit, "cpu"))
+        identity = maps.load_models(settings.fit, "cpu").id
     return State(folder, settings, batches, identity, echo)

@@ -190,6 +190,22 @@ STEPS: tuple[Step, ...] = (
         "The polynomial is of log Teff and log S/N and gives log s, which cannot be negative.",
     ),
     Step(
+        "Error of the models",
+        "not in the paper",
+        (
+            r"$68.27\,\%\ \mathrm{of\ spectra:}\quad r_i^2 \leq \sigma_i^2 + s_i^2,\qquad "
+            r"\mathrm{ivar}_i = 1/(\sigma_i^2 + s_i^2)$",
+        ),
+        "Only where [fit] model_error names a table: s, one number a pixel, learned from the residuals r of a run, is "
+        "added to the noise σ. Errors of models are alike in spectra of like stars; that they are not independent "
+        "from pixel to pixel is left out.",
+        (
+            "hotdask.steps.modelerror.count_levels",
+            "hotdask.steps.modelerror.solve_model_error",
+            "hotdask.steps.modelerror.add_model_error",
+        ),
+    ),
+    Step(
         "Bad fits",
         "§5.2",
         (

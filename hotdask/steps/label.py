@@ -16,6 +16,7 @@ from hotdask.steps.compress import blocks
 from hotdask.steps.fit import Block, Fitter, Solution, start_at
 from hotdask.steps.indices import guess_teff
 from hotdask.steps.merge import merge_fits
+from hotdask.steps.modelerror import add_model_error
 from hotdask.steps.normalize import Normalizer
 from hotdask.steps.refine import Refiner
 from hotdask.steps.residuals import ResidualJudge
@@ -36,7 +37,7 @@ class Prepared:
     Attributes
     ----------
     flux, ivar : (n, 3801) float32
-        Normalized, rest frame.
+        Normalized, rest frame; ivar with the model error, if there is one.
     block : hotdask.steps.fit.Block
         The same, loaded into the fitter.
     lsf : (n, 6) float64
@@ -70,6 +71,8 @@ class Labeler:
     normalization : hotdask.config.Normalize
     refining : PerPixelEmulator, optional
         Takes both fits on from where ``emulator`` ends them; on its own device.
+    model_error : (3801,) float32, optional
+        Error of the models [continuum = 1], added to the noise (`hotdask.steps.modelerror`).
     device : str
         Where fits run, ``cpu`` or ``cuda``.
 
@@ -104,6 +107,7 @@ class Labeler:
         normalization: config.Normalize | None = None,
         *,
         refining: PerPixelEmulator | None = None,
+        model_error: np.ndarray | None = None,
         device: str = "cpu",
     ):
         if not isinstance(emulator, LowRankEmulator):
@@ -155,6 +159,7 @@ class Labeler:
                 f"{emulator.card['training']['resolving_power']}"
             )
         self._fitted = ~windows.inside(self.wavelength, self.settings.mask)
+        self._model_error = model_error
 
     def usable(self, ivar: np.ndarray, andmask: np.ndarray, ormask: np.ndarray) -> np.ndarray:
         """Inverse variance with pixels excluded by the mask bits of the settings set to 0."""
@@ -194,7 +199,7 @@ class Labeler:
         with kernel("normalize"):
             normalized, normalized_ivar, continuum = self.normalizer.normalize(flux, ivar)
         with kernel("compress"):
-            block = self.fitter.load(normalized, normalized_ivar, lsf)
+            block = self.fitter.load(normalized, self._with_model_error(normalized_ivar), lsf)
         with kernel("first guess"):
             sides = block.guess("all")
             start = block.nearer(*sides)
@@ -203,18 +208,21 @@ class Labeler:
         shift = np.where(self._fitted & good, np.abs(correction - 1), 0).max(axis=1)
         rows = np.flatnonzero((shift > self.settings.continuum_tolerance) & block.fittable)
         with kernel("compress"):
-            block = block.renormalized(normalized * correction, normalized_ivar / correction**2)
+            block = block.renormalized(normalized * correction, self._with_model_error(normalized_ivar / correction**2))
         with kernel("first fit"):
             start[rows] = block.fit("all", [start[rows]], rows).labels
         correction[rows] = self._correction(start[rows], lsf[rows], bridged[rows], good[rows])
         normalized *= correction
-        normalized_ivar /= correction**2
+        normalized_ivar = self._with_model_error(normalized_ivar / correction**2)
         with kernel("compress"):
             block = block.renormalized(normalized, normalized_ivar)
         flags[rows] |= Flag.CONTINUUM_CORRECTED
         # For stars unlike any model, which the inverse network may misread.
         plain = start_at(guess, np.tile([lb.start for lb in LABELS], (len(guess), 1)))
         return Prepared(normalized, normalized_ivar, block, lsf, guess, (start, *sides, plain), flags)
+
+    def _with_model_error(self, ivar: np.ndarray) -> np.ndarray:
+        return ivar if self._model_error is None else add_model_error(ivar, self._model_error)
 
     def _correction(self, labels: np.ndarray, lsf: np.ndarray, continuum: np.ndarray, good: np.ndarray) -> np.ndarray:
         """Factor of the normalized flux that undoes what bad pixels did to the continuum, (n, 3801) float32."""

@@ -12,8 +12,13 @@ from hotdask.config import make_settings
 from hotdask.flags import Flag
 from hotdask.labels import LABEL_NAMES
 from hotdask.pipeline.execute import run
+from hotdask.pipeline.maps import load_models
+from hotdask.pipeline.modelerror import learn_model_error
 from hotdask.pipeline.plan import read_rejects
-from hotdask.store.catalog import read_catalog
+from hotdask.pipeline.state import open_state
+from hotdask.store.catalog import FITS_FOLDER, read_catalog, read_fits_part
+from hotdask.store.cube import cube_place, read_partition
+from hotdask.store.parquet import list_parts
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +90,25 @@ def test_the_report_names_the_rejects(outcome: tuple[Path, dict]) -> None:
     page = (outcome[0] / "report" / "index.html").read_text()
     assert "no_velocity" in page
     assert "duplicate" in page
+
+
+def test_model_errors_bring_chi2_to_1(outcome: tuple[Path, dict], client: Client, tmp_path: Path) -> None:
+    folder, _ = outcome
+    out = tmp_path / "error.parquet"
+    learn_model_error(folder, out, min_snr=20, client=client, echo=lambda line: None)
+    state = open_state(folder)
+    catalog = read_catalog(folder)
+    stars = catalog[(catalog["teff"] > 7200) & (catalog["snr_g"] > 40) & (catalog["chi2_red"] < 5)]
+    assert len(stars) >= 12
+    fits = pd.concat(read_fits_part(p, ["specid", "row"]).to_pandas() for p in list_parts(folder / FITS_FOLDER))
+    rows = fits.set_index("specid").loc[stars["specid"], "row"].to_numpy()
+    size = state.settings.cube.partition_size
+    parts = {p: read_partition(cube_place(folder), p) for p in sorted(set(rows // size))}
+    picked = [{name: parts[row // size][name][row % size] for name in parts[row // size]} for row in rows]
+    arrays = {name: np.stack([one[name] for one in picked]) for name in picked[0]}
+    fit = state.settings.fit.model_copy(update={"model_error": str(out)})
+    labeler = load_models(fit, "cpu").labeler(fit, state.settings.normalize, "cpu")
+    ivar = labeler.usable(arrays["ivar"], arrays["andmask"], arrays["ormask"])
+    chi2 = labeler.label(arrays["flux"], ivar, arrays["rv"])["chi2_red"]
+    assert stars["chi2_red"].median() > 1.3
+    assert 0.8 < np.median(chi2) < 1.25
