@@ -10,6 +10,7 @@ from hotdask.report import figures
 from hotdask.report.figures import BLUE, GRAY, PALE, vacuum_bounds
 
 _SIZE = (9.6, 3.2)
+_NAMED = ("Hα", "Hβ", "Hγ", "Hδ")
 
 
 @figures.styled
