@@ -197,8 +197,8 @@ STEPS: tuple[Step, ...] = (
             r"\mathrm{ivar}_i = 1/(\sigma_i^2 + s_i^2)$",
         ),
         "Only where [fit] model_error names a table: s, one number a pixel, learned from the residuals r of a run, is "
-        "added to the noise σ; what sky, tellurics and interstellar lines leave counts as well. Errors of models are alike in spectra of like stars; that they are not independent "
-        "from pixel to pixel is left out.",
+        "added to the noise σ; what sky, tellurics and interstellar lines leave counts as well. Errors of models are "
+        "alike in spectra of like stars; that they are not independent from pixel to pixel is left out.",
         (
             "hotdask.steps.modelerror.count_levels",
             "hotdask.steps.modelerror.solve_model_error",
