@@ -71,14 +71,20 @@ def _find(settings, carried, lists, client: Client, echo) -> dict[str, int]:
         kept = matched.map_partitions(select_candidates, list(lists))
         total, frame = dd.compute(total, kept)
     frame = frame.reset_index(drop=True)
-    counts = {"spectra": int(np.sum(total)), "candidates": len(frame)}
+    counts = {"spectra": int(np.sum(total))}
     if not len(frame):
         raise InputError(f"none of {counts['spectra']} spectra of {survey.table} is a candidate; check the settings")
     out = finish_candidates(frame, survey)
+    counts["candidates"] = len(out)
     counts |= {column.name: int(out[column.name].sum()) for column in SOURCES}
     write_sky_table(settings.out, out)
     found = ", ".join(f"{counts[column.name]} {column.name}" for column in SOURCES)
     echo(f"{settings.out}: {counts['candidates']} of {counts['spectra']} spectra are candidates ({found})")
+    if len(out) < len(frame):
+        echo(
+            f"{len(frame) - len(out)} rows of {survey.table} name the file of another candidate and were left out; if "
+            f"they are other spectra, survey.path = '{survey.path}' does not tell them apart"
+        )
     return counts
 
 

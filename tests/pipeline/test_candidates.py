@@ -146,6 +146,16 @@ def test_paths_from_columns_and_classes_alone(tmp_path, client, sky):
     assert first == str(tmp_path / f"plates/{row.planid}/spec-{row.planid}-{row.fiberid:03d}-{row.name}.fits.gz")
 
 
+def test_spectra_that_a_pattern_confuses_are_counted(tmp_path, client, sky):
+    table = _write(tmp_path, "dr6.csv", sky[0])
+    settings = CandidateSettings(out=str(tmp_path / "out.csv"), survey={"table": table, "path": "{subclass}.fits"})
+    lines: list[str] = []
+    counts = find_candidates(settings, client=client, echo=lines.append)
+    hot = sky[0]["subclass"].isin(["A5V", "B6", "OB"])
+    assert counts["candidates"] == 3 == len(list_inputs(Input(table=settings.out)))
+    assert f"{hot.sum() - 3} rows of {table} name the file of another candidate" in lines[-1]
+
+
 def test_what_cannot_be_used_is_said(tmp_path, client, sky):
     table = _write(tmp_path, "dr6.parquet", sky[0])
     hot = _write(tmp_path, "hot.parquet", sky[1].drop(columns="ref_epoch"))
