@@ -249,5 +249,7 @@ def _votable(table: pa.Table, path: Path) -> None:
     document = votable.from_table(out)
     for field in document.get_first_table().fields:
         field.ucd = out[field.name].meta["ucd"]
+        # Programs that know a column by its ID, astropy among them, find it as in FITS.
+        field.ID = field.name.translate(_FITS_NAME)
     document.get_first_table().format = "binary2"
     document.to_xml(str(path))

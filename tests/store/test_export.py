@@ -79,6 +79,7 @@ def test_votable_has_units_and_ucds(run, tmp_path):
     array = table.to_table(use_names_over_ids=True)
     assert array["gaia_id"].tolist() == [None if i == 2 else BIG + i for i in range(N)]
     np.testing.assert_array_equal(np.ma.filled(array["[Si/H]"], np.nan), frame["si_h"])
+    assert table.to_table()["Si_H", "Teff"].colnames == ["Si_H", "Teff"]
 
 
 def test_paper_columns_are_those_of_table_5(run, tmp_path):
