@@ -1,10 +1,11 @@
 """Staged parts: what ingest has read, in input order, before it is put in sky order.
 
-A staged part is one ``.npy`` file of one structured type, a row a spectrum, so that any row can be fetched through a
-memory map without reading its neighbors; beside it lie the table of its spectra and the table of its rejects. A run
+A staged part is one ``.npy`` file of one structured type, a row a spectrum with its checksum, so that any row can be
+fetched through a memory map, and be trusted, without reading its neighbors; beside it lie the table of its spectra and the table of its rejects. A run
 removes them once the cube is complete.
 """
 
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 
 FOLDER = "staging"
 
-ROW = np.dtype([(v.name, np.dtype(v.dtype).newbyteorder("<"), (N_OBSERVED,)) for v in CUBE])
-"""One spectrum on disk: the variables of the cube, side by side."""
+_CHECKSUM = np.dtype("<u4")
+ROW = np.dtype([(v.name, np.dtype(v.dtype).newbyteorder("<"), (N_OBSERVED,)) for v in CUBE] + [("checksum", _CHECKSUM)])
+"""One spectrum on disk: the variables of the cube, side by side, and the CRC-32 of their bytes."""
 
 
 def staged_path(run: str | Path, part: int, suffix: str) -> Path:
@@ -66,6 +68,7 @@ def write_staged(run: str | Path, part: int, block: "Block", rejects: pd.DataFra
                 "this is a bug in the reader"
             )
         rows[v.name] = values
+    rows["checksum"] = _checksums(rows)
     declared = {c.name for c in SPECTRA}
     extra = tuple(str(name) for name in block.meta.columns if name not in declared)
     pixels, meta, rejected = (staged_path(run, part, s) for s in ("npy", "parquet", "rejects.parquet"))
@@ -76,6 +79,11 @@ def write_staged(run: str | Path, part: int, block: "Block", rejects: pd.DataFra
     write_table(meta, to_table(block.meta, SPECTRA, extra=extra))
     write_table(rejected, to_table(rejects, REJECTS))
     return [pixels, meta, rejected]
+
+
+def _checksums(rows: np.ndarray) -> np.ndarray:
+    data = rows.view(np.uint8).reshape(len(rows), ROW.itemsize)[:, : -_CHECKSUM.itemsize]
+    return np.array([zlib.crc32(row) for row in data], dtype=_CHECKSUM)
 
 
 def _stack(tables: list[pa.Table], columns: tuple[Column, ...]) -> pa.Table:
@@ -156,7 +164,7 @@ def gather(run: str | Path, parts: np.ndarray, indices: np.ndarray) -> dict[str,
     Raises
     ------
     RunError
-        If a part is missing or damaged, or has no such row.
+        If a part is missing or damaged, has no such row, or one is not what was written.
     """
     parts, indices = np.asarray(parts, dtype=np.int64), np.asarray(indices, dtype=np.int64)
     if parts.shape != indices.shape or parts.ndim != 1:
@@ -174,6 +182,10 @@ def gather(run: str | Path, parts: np.ndarray, indices: np.ndarray) -> dict[str,
         if low < 0 or high >= len(rows):
             raise RunError(f"{path}: no row {low if low < 0 else high}, it has {len(rows)}; run the ingest again")
         picked = rows[indices[places]]
+        wrong = np.flatnonzero(_checksums(picked) != picked["checksum"])
+        if wrong.size:
+            row = indices[places][wrong[0]]
+            raise RunError(f"{path}: row {row} is not what was written; the same command reads its files again")
         for name, values in out.items():
             values[places] = picked[name]
     return out

@@ -94,7 +94,7 @@ def test_pixels_are_plain_numpy(staged):
     run, blocks = staged
     rows = np.load(staged_path(run, 3, "npy"), allow_pickle=False)
     assert rows.dtype == ROW
-    assert rows.dtype.itemsize == 3909 * 12
+    assert rows.dtype.itemsize == 3909 * 12 + 4
     np.testing.assert_array_equal(rows["ivar"], blocks[3].ivar)
 
 
@@ -167,6 +167,17 @@ def test_damaged_pixels_are_named(tmp_path, size):
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(RunError, match=r"part-00000\.npy.* ingest again"):
         gather(tmp_path, np.array([0]), np.array([1]))
+
+
+def test_a_bit_that_flips_is_noticed_and_neighbors_are_not_blamed(tmp_path):
+    block = make_block(3, 0)
+    path = write_staged(tmp_path, 0, block, make_rejects(0))[0]
+    data = bytearray(path.read_bytes())
+    data[len(data) - ROW.itemsize - 1000] ^= 0x10
+    path.write_bytes(data)
+    with pytest.raises(RunError, match=r"part-00000\.npy: row 1 is not what was written"):
+        gather(tmp_path, np.array([0, 0, 0]), np.array([2, 1, 0]))
+    np.testing.assert_array_equal(gather(tmp_path, np.array([0, 0]), np.array([0, 2]))["flux"], block.flux[[0, 2]])
 
 
 def test_pickles_are_refused(tmp_path):
