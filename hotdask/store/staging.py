@@ -1,8 +1,8 @@
 """Staged parts: what ingest has read, in input order, before it is put in sky order.
 
 A staged part is one ``.npy`` file of one structured type, a row a spectrum with its checksum, so that any row can be
-fetched through a memory map, and be trusted, without reading its neighbors; beside it lie the table of its spectra and the table of its rejects. A run
-removes them once the cube is complete.
+fetched through a memory map, and be trusted, without reading its neighbors; beside it lie the table of its spectra and
+the table of its rejects. A run removes them once the cube is complete.
 """
 
 import zlib
