@@ -8,17 +8,14 @@ import numpy as np
 import pandas as pd
 
 from hotdask import config, windows
-from hotdask.emulator import Emulator
-from hotdask.emulator.broadening import mean_lsf
 from hotdask.errors import InputError, RunError
 from hotdask.flags import Flag
-from hotdask.information import cramer_rao_bound, noise, signal_to_noise_curve
 from hotdask.labels import LABEL_NAMES, LSF_NAMES
 from hotdask.pipeline.maps import make_labeler, one_thread
 from hotdask.pipeline.plan import read_rejects
 from hotdask.report.explorer import explorer_page
 from hotdask.report.method import method_page
-from hotdask.report.page import Bound, Throughput, build_report
+from hotdask.report.page import Throughput, build_report
 from hotdask.report.render import save_figure
 from hotdask.report.spectrum import (
     SpectrumView,
@@ -29,8 +26,8 @@ from hotdask.report.spectrum import (
     spectrum_page,
 )
 from hotdask.report.tracks import read_tracks
-from hotdask.schema import CATALOG
-from hotdask.steps.flag import Chi2Model
+from hotdask.schema import CATALOG, unpack_covariance
+from hotdask.steps.flag import Chi2Model, galactic_latitude
 from hotdask.store.atomic import remove_folder, write_bytes, write_text
 from hotdask.store.catalog import FITS_FOLDER, read_catalog, read_fits_part, shown_catalog
 from hotdask.store.cube import cube_place, read_partition
@@ -88,38 +85,45 @@ def spectrum_views(
     return views
 
 
-BOUND_SNR = (1.0, 10.0, 100.0, 1000.0, 10000.0)
-"""S/N at 4650 Å for which the Cramér-Rao bound is drawn."""
-BOUND_STARS = 128
-"""Stars of the sample whose bounds are taken."""
-_JOINED = ("m_ks", "bp_rp_0")
+BOUND_PARTS = 16
+"""Partitions whose spectra have their Cramér-Rao bounds drawn, at most."""
+_JOINED = ("m_ks", "bp_rp_0", "g", "bp", "rp", "parallax_over_error")
 """Columns a catalog may carry from a join, which the report draws."""
 
 
 def catalog_of(run: str | Path) -> pd.DataFrame:
-    """The catalog of a run as far as its pages need it."""
+    """The catalog of a run as far as its pages need it, with ``abs_b`` [deg], how far from the Galactic plane, and, if
+    magnitudes are known, ``bp_rp`` [mag]."""
     there = read_schema(shown_catalog(run).parts[0]).names
-    return read_catalog(run, columns=[*(c.name for c in CATALOG), *(name for name in _JOINED if name in there)])
+    catalog = read_catalog(run, columns=[*(c.name for c in CATALOG), *(name for name in _JOINED if name in there)])
+    latitude = galactic_latitude(catalog["ra"].to_numpy(np.float64), catalog["dec"].to_numpy(np.float64))
+    catalog = catalog.assign(abs_b=np.abs(latitude))
+    if {"bp", "rp"} <= {*catalog}:
+        catalog = catalog.assign(bp_rp=catalog["bp"] - catalog["rp"])
+    return catalog
 
 
-def sample_bound(catalog: pd.DataFrame, emulator: Emulator, settings: config.Fit) -> Bound | None:
-    """Median of the Cramér-Rao bounds of stars of the sample, as the emulator has them; None without a sample."""
-    sample = catalog.loc[catalog["in_sample"].to_numpy(bool), ["specid", *LABEL_NAMES]].dropna()
-    if sample.empty:
-        return None
-    # Evenly through the sample, whatever the order of the catalog's parts.
-    chosen = np.unique(np.linspace(0, len(sample) - 1, BOUND_STARS).round().astype(int))
-    labels = sample.sort_values("specid").iloc[chosen][list(LABEL_NAMES)].to_numpy(np.float64)
-    lsf = mean_lsf(settings.resolving_power_blue, settings.resolving_power_red)
-    ivar = noise(100.0, signal_to_noise_curve("lamost", float(np.median(labels[:, 0])))).astype(np.float32)
-    shared = np.broadcast_to(ivar, (len(labels), ivar.size))
-    covariance = cramer_rao_bound(emulator, labels, shared, lsf=lsf, mask=settings.mask)
-    sigma = np.median(np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)), axis=0)
-    # A bound goes as the noise.
-    return Bound(
-        len(labels),
-        {n: {s: 100.0 / s * value for s in BOUND_SNR} for n, value in zip(LABEL_NAMES, sigma.tolist(), strict=True)},
-    )
+def label_bounds(run: str | Path) -> pd.DataFrame:
+    """Cramér-Rao bounds of spectra of up to `BOUND_PARTS` partitions, all lines: what their formal errors are.
+
+    The covariance of a fit is the inverse of the information that its pixels' noise leaves at its labels: Eq 3.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``specid`` and ``<label>_crb``, in the label's unit; NaN where nothing was fitted.
+    """
+    parts = list_parts(Path(run, FITS_FOLDER))
+    # Evenly over the sky, which partitions follow.
+    chosen = np.unique(np.linspace(0, len(parts) - 1, BOUND_PARTS).round().astype(int))
+    tables = [read_fits_part(parts[i], ["specid", "covariance_all"]) for i in chosen]
+    frames = []
+    for table in tables:
+        covariance = unpack_covariance(table.column("covariance_all"))
+        sigma = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+        frame = pd.DataFrame(sigma, columns=[f"{name}_crb" for name in LABEL_NAMES])
+        frames.append(frame.assign(specid=table.column("specid").to_pandas()))
+    return pd.concat(frames, ignore_index=True)
 
 
 def step_costs(run: str | Path, seconds: Mapping[str, float]) -> list[Throughput]:
@@ -183,7 +187,7 @@ def write_report(run: str, settings: config.Settings, identity: str, summary: di
         max_chi2ratio=settings.catalog.max_chi2ratio,
         snr_tolerance=settings.catalog.pair_snr_tolerance,
         tracks=tracks,
-        bound=sample_bound(catalog, emulator, settings.fit),
+        bounds=label_bounds(run),
         throughput=step_costs(run, summary["seconds"]),
         site=True,
         run=folder.name,

@@ -1,6 +1,6 @@
 """Diagrams of a survey: the paper's planes for whatever catalog is given."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,17 @@ KIEL_SNR = 30.0
 TEFF_RANGES = ((7000, 8500), (8500, 10000), (10000, 16000), (16000, 25000), (25000, np.inf))
 """Ranges whose vsini are compared [K]."""
 
-_TITLES = {"m_ks": "$M_{K_s}$  [mag]", "bp_rp_0": "$(BP-RP)_0$  [mag]"}
+MIN_PARALLAX = 5.0
+"""Parallax over its error above which absolute magnitudes are drawn (Fig 14), where the catalog has it."""
+HALO_LATITUDE, HALO_IRON = 15.0, -1.2
+"""Galactic latitude [deg] above which, and [Fe/H] below which, a star is likely one of the halo (Fig 18)."""
+
+_TITLES = {
+    "m_ks": "$M_{K_s}$  [mag]",
+    "bp_rp_0": "$(BP-RP)_0$  [mag]",
+    "bp_rp": "observed $BP-RP$  [mag]",
+    "abs_b": "Galactic latitude $|b|$  [deg]",
+}
 
 
 def _cells(n: int, height: float = 0.75) -> dict:
@@ -91,9 +101,7 @@ def plane(
         if color is None:
             if many:
                 marks = _density(axes, first, second, log=log)
-                figures.color_bar(figure, marks, bar, "spectra per cell", format=FuncFormatter(figures.grouped))
-                bar.yaxis.set_minor_formatter(NullFormatter())
-                bar.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                _count_bar(figure, marks, bar)
             else:
                 axes.scatter(first, second, s=9, color=BLUE, alpha=0.6, linewidths=0)
                 bar.remove()
@@ -195,7 +203,9 @@ def rotation_diagram(catalog: pd.DataFrame, tracks: pd.DataFrame | None = None) 
 
 
 @figures.styled
-def precision_against_bound(catalog: pd.DataFrame, name: str, bound: Mapping[float, float]) -> Figure:
+def precision_against_bound(
+    catalog: pd.DataFrame, name: str, snr_bound: np.ndarray | None = None, bound: np.ndarray | None = None
+) -> Figure:
     """A label's error against S/N, beside the Cramér-Rao bound.
 
     Parameters
@@ -204,8 +214,8 @@ def precision_against_bound(catalog: pd.DataFrame, name: str, bound: Mapping[flo
         Columns of `hotdask.schema.CATALOG`.
     name : str
         The label.
-    bound : mapping of float to float
-        S/N to the bound there, in the label's unit; empty = unknown.
+    snr_bound, bound : (n,) float64, optional
+        S/N of some spectra of the sample and the label's bound in each, in its unit.
     """
     rows = clean(catalog, ["snr_g", f"{name}_err"])
     snr, error = rows["snr_g"].to_numpy(np.float64), rows[f"{name}_err"].to_numpy(np.float64)
@@ -215,12 +225,13 @@ def precision_against_bound(catalog: pd.DataFrame, name: str, bound: Mapping[flo
     if center.size:
         axes.fill_between(center, low, high, color=SKY, alpha=0.35, lw=0)
         axes.plot(center, middle, "o-", color=BLUE, ms=4, lw=1.3, label="error, median and 16–84 %")
-        if bound:
-            axes.plot(list(bound), list(bound.values()), color=VERMILION, lw=1.3, ls="--", label="Cramér-Rao bound")
-            axes.set_xlim(center.min() / 1.15, center.max() * 1.15)
-            edges = np.log([center.min(), center.max()])
-            near = np.exp(np.interp(edges, np.log(list(bound)), np.log(list(bound.values()))))
-            axes.set_ylim(0.8 * min(*near, low.min()), 2.5 * max(*near, high.max()))
+        least, most = low.min(), high.max()
+        if bound is not None:
+            near, (_, typical, _) = figures.running_quantiles(snr_bound, bound)
+            axes.plot(near, typical, color=VERMILION, lw=1.3, ls="--", label="Cramér-Rao bound, median")
+            least, most = min([least, *typical]), max([most, *typical])
+        axes.set_ylim(0.8 * least, 2.5 * most)
+        axes.set_xlim(center.min() / 1.15, center.max() * 1.15)
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
@@ -263,7 +274,17 @@ class Diagram:
 
 
 def survey_diagrams(catalog: pd.DataFrame, tracks: pd.DataFrame | None = None) -> list[Diagram]:
-    """The paper's diagrams (Figs 13-18) of the clean sample, those for which the catalog has columns."""
+    """The paper's diagrams (Figs 2, 9 and 13-18), those for which the catalog has columns.
+
+    Parameters
+    ----------
+    catalog : pandas.DataFrame
+        Columns of `hotdask.schema.CATALOG`; of `hotdask.schema.JOINED` ``m_ks``, ``bp_rp_0``, ``g`` and
+        ``parallax_over_error``; ``bp_rp``, the observed color [mag], and ``abs_b``, the distance from the
+        Galactic plane [deg].
+    tracks : pandas.DataFrame, optional
+        As `plane` takes it.
+    """
 
     def shown(names: Sequence[str], min_snr: float) -> str:
         return f" {len(clean(catalog, names, min_snr=min_snr)):,} spectra of S/N above {min_snr:g}."
@@ -276,16 +297,30 @@ def survey_diagrams(catalog: pd.DataFrame, tracks: pd.DataFrame | None = None) -
             "Stellar density in the Kiel diagram." + lines + shown(["teff", "logg"], KIEL_SNR),
         )
     ]
+    if "g" in catalog:
+        out.insert(0, Diagram(magnitude_diagram(catalog), "S/N against Gaia's G, all spectra of the catalog."))
     if "m_ks" in catalog:
+        near = catalog
+        if "parallax_over_error" in catalog:
+            near = catalog[catalog["parallax_over_error"].to_numpy(np.float64) > MIN_PARALLAX]
         out += [
             Diagram(
-                plane(catalog, "teff", "m_ks", color=color, **kiel),
+                plane(near, "teff", "m_ks", color=color, **kiel),
                 f"Absolute magnitude against temperature, colored by {LABELS[INDEX[color]].doc}."
                 + lines
-                + shown(["teff", "m_ks", color], KIEL_SNR),
+                + f" {len(clean(near, ['teff', 'm_ks', color], min_snr=KIEL_SNR)):,} spectra of S/N above {KIEL_SNR:g}"
+                + (f", parallax over error above {MIN_PARALLAX:g}." if near is not catalog else "."),
             )
             for color in ("logg", "vsini")
         ]
+    if "bp_rp" in catalog and "abs_b" in catalog:
+        out.append(
+            Diagram(
+                plane(catalog, "teff", "bp_rp", color="abs_b", min_snr=KIEL_SNR),
+                "Observed color against temperature, colored by Galactic latitude: dust reddens what is near the plane."
+                + shown(["teff", "bp_rp", "abs_b"], KIEL_SNR),
+            )
+        )
     if "bp_rp_0" in catalog:
         out.append(
             Diagram(
@@ -312,6 +347,10 @@ def survey_diagrams(catalog: pd.DataFrame, tracks: pd.DataFrame | None = None) -
             + limited,
         ),
         Diagram(
+            plane(catalog[catalog["logg"].to_numpy(np.float64) < 5], "fe_h", "vsini", min_snr=ROTATION_SNR),
+            "Rotation against iron abundance." + limited,
+        ),
+        Diagram(
             plane(catalog, "teff", "fe_h", min_snr=ROTATION_SNR),
             "Iron abundance against temperature." + shown(["teff", "fe_h"], ROTATION_SNR),
         ),
@@ -322,17 +361,84 @@ def survey_diagrams(catalog: pd.DataFrame, tracks: pd.DataFrame | None = None) -
         ),
         Diagram(
             two_fits(catalog),
-            "The fit to all lines and that with hydrogen masked: near 9500 K the first may pile up on either side, the "
-            "catalog merges both." + shown(["teff_all", "teff_hmasked"], KIEL_SNR),
+            "The fit to all lines and that with hydrogen masked, and their temperatures against each other: near 9500 "
+            "K the first may pile up on either side, the catalog merges both."
+            + shown(["teff_all", "teff_hmasked"], KIEL_SNR),
         ),
     ]
+    halo = halo_stars(catalog)
+    if len(halo):
+        out.append(
+            Diagram(
+                halo_diagram(catalog),
+                f"{len(halo):,} spectra of S/N above {ROTATION_SNR:g}, more than {HALO_LATITUDE:g}° from the Galactic "
+                f"plane, have [Fe/H] below {HALO_IRON:g} (points; the shade is the sample): mostly stars of the halo's "
+                "blue horizontal branch and blue stragglers. Below, [Fe/H] of all at that latitude.",
+            )
+        )
     return out
+
+
+def halo_stars(catalog: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the clean sample that are poor in iron and far from the Galactic plane (the paper's Fig 18)."""
+    if "abs_b" not in catalog:
+        return catalog.head(0)
+    rows = clean(catalog, ["teff", "logg", "fe_h", "abs_b"], min_snr=ROTATION_SNR)
+    return rows[(rows["abs_b"] > HALO_LATITUDE) & (rows["fe_h"] < HALO_IRON)]
+
+
+@figures.styled
+def halo_diagram(catalog: pd.DataFrame) -> Figure:
+    """Stars of the halo in the Kiel diagram, and [Fe/H] of all at their latitude (the paper's Fig 18)."""
+    rows, halo = clean(catalog, ["teff", "logg", "fe_h", "abs_b"], min_snr=ROTATION_SNR), halo_stars(catalog)
+    figure, (upper, lower) = figures.blank_figure((4.8, 5.4), panels=2)
+    teff, logg = rows["teff"].to_numpy(np.float64), rows["logg"].to_numpy(np.float64)
+    upper.hexbin(teff, logg, xscale="log", bins="log", cmap="Greys", **_cells(len(rows), 0.6))
+    upper.plot(halo["teff"], halo["logg"], "o", color=VERMILION, ms=3, mew=0)
+    upper.set_ylim(figures._robust_limits(np.append(logg, halo["logg"].to_numpy(np.float64)), tail=0.1))
+    figures.teff_axis(upper, teff)
+    upper.invert_yaxis()
+    upper.set_ylabel(axis_title("logg"))
+    iron = rows.loc[(rows["abs_b"] > HALO_LATITUDE) & (rows["fe_h"] < -0.5), "fe_h"]
+    bins = np.arange(np.floor(10 * iron.min()) / 10, -0.45, 0.1)
+    lower.hist(iron, bins, color=figures.PALE, edgecolor="#888888", lw=0.5)
+    lower.axvline(HALO_IRON, color=VERMILION, lw=1.2, ls="--")
+    lower.set_xlabel(axis_title("fe_h"))
+    lower.set_ylabel(f"spectra at |b| > {HALO_LATITUDE:g}°")
+    return figure
+
+
+@figures.styled
+def magnitude_diagram(catalog: pd.DataFrame) -> Figure:
+    """S/N of all spectra against Gaia's G (the paper's Fig 2)."""
+    figures.need_columns(catalog, ("g", "snr_g"), "catalog")
+    magnitude, snr = (catalog[name].to_numpy(np.float64) for name in ("g", "snr_g"))
+    known = np.isfinite(magnitude) & (snr > 0)
+    magnitude, snr = magnitude[known], snr[known]
+    figure, (axes, bar) = figures.blank_figure((4.8, 4.2), bar=True)
+    if snr.size:
+        marks = axes.hexbin(magnitude, snr, yscale="log", bins="log", cmap=figures.DENSITY_MAP, **_cells(snr.size, 1.0))
+        _count_bar(figure, marks, bar)
+        axes.set_xlim(figures._robust_limits(magnitude, tail=0.1))
+    else:
+        figures._note(axes, "no spectrum with a magnitude")
+        bar.remove()
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axes.set_xlabel("Gaia $G$  [mag]")
+    axes.set_ylabel("S/N per pixel in g")
+    return figure
+
+
+def _count_bar(figure: Figure, marks, bar: Axes) -> None:
+    figures.color_bar(figure, marks, bar, "spectra per cell", format=FuncFormatter(figures.grouped))
+    bar.yaxis.set_minor_formatter(NullFormatter())
+    bar.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
 
 
 @figures.styled
 def two_fits(catalog: pd.DataFrame) -> Figure:
-    """Kiel diagrams of the all-lines fit and of the fit with hydrogen masked (the paper's Fig 9)."""
-    figure, panels = figures.blank_figure((4.8, 6.0), panels=2)
+    """Kiel diagrams of both fits, and their temperatures against each other (the paper's Fig 9)."""
+    figure, (*panels, last) = figures.blank_figure((4.8, 9.0), panels=3)
     names = ("all", "fit to all lines"), ("hmasked", "fit with hydrogen masked")
     for axes, (which, what) in zip(panels, names, strict=True):
         rows = clean(catalog, [f"teff_{which}", f"logg_{which}"], min_snr=KIEL_SNR)
@@ -346,4 +452,22 @@ def two_fits(catalog: pd.DataFrame) -> Figure:
         axes.invert_yaxis()
         axes.set_ylabel(axis_title("logg"))
         axes.set_title(what, fontsize=8.5, loc="left")
+    rows = clean(catalog, ["teff_all", "teff_hmasked"], min_snr=KIEL_SNR)
+    masked, full = (rows[f"teff_{which}"].to_numpy(np.float64) for which in ("hmasked", "all"))
+    if len(rows):
+        last.hexbin(
+            masked, full, xscale="log", yscale="log", bins="log", cmap=figures.DENSITY_MAP, **_cells(len(rows), 0.6)
+        )
+        low, high = min(masked.min(), full.min()), max(masked.max(), full.max())
+        last.plot([low, high], [low, high], color=BLACK, lw=0.7)
+        figures.teff_axis(last, masked, reverse=False)
+        last.set_yticks(last.get_xticks())
+        last.set_ylim(low / 1.03, high * 1.03)
+        last.yaxis.set_major_formatter(FuncFormatter(figures.grouped))
+        last.yaxis.set_minor_formatter(NullFormatter())
+        last.minorticks_off()
+    else:
+        figures._note(last, "no spectrum to draw")
+    last.set_xlabel(axis_title("teff") + ", hydrogen masked")
+    last.set_ylabel(axis_title("teff") + ", all lines")
     return figure

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
@@ -9,6 +10,7 @@ from hotdask.labels import LABELS
 from hotdask.report.figures import (
     BLACK,
     BLUE,
+    DENSITY_MAP,
     GRAY,
     PALE,
     VERMILION,
@@ -22,6 +24,10 @@ _BIN = 0.1
 """Width of a bin of S/N [dex]."""
 _TOO_FEW = 20
 """A bin with fewer pairs has no dispersion worth drawing."""
+HOT = 10000.0
+"""Teff above which differences of repeats are drawn [K] (Xiang et al. 2022, Fig 10)."""
+_RANGES = ((0.0, 50.0), (50.0, 100.0), (100.0, np.inf))
+"""Ranges of S/N whose precision is written down, as there."""
 
 
 def _over_snr(snr: np.ndarray, measure) -> tuple[np.ndarray, np.ndarray]:
@@ -47,6 +53,31 @@ def _neighbors(catalog: pd.DataFrame, tolerance: float) -> tuple[np.ndarray, np.
     snr = [part["snr_g"].to_numpy(dtype=np.float64) for part in (one, two)]
     pair = star & ~night & (np.abs(snr[0] - snr[1]) <= tolerance * (snr[0] + snr[1]) / 2)
     return one.index.to_numpy()[pair], two.index.to_numpy()[pair]
+
+
+def _eleven_panels(snr: np.ndarray) -> tuple[Figure, list[Axes]]:
+    """A panel over S/N for each label, four rows of three with the last place free.
+
+    Margins are set in inches, since an automatic layout draws everything several times.
+    """
+    width, height = 9.6, 9.0
+    left, bottom, wide, tall, across, down = 0.78, 0.52, 2.3, 1.72, 0.78, 0.4
+    figure = Figure(figsize=(width, height))
+    panels = []
+    for i in range(len(LABELS)):
+        row, column = divmod(i, 3)
+        x, y = left + column * (wide + across), bottom + (3 - row) * (tall + down)
+        axes = figure.add_axes((x / width, y / height, wide / width, tall / height))
+        _snr_ticks(axes)
+        known = snr[np.isfinite(snr) & (snr > 0)]
+        if known.size:
+            axes.set_xlim(known.min() / 1.1, known.max() * 1.1)
+        if i >= len(LABELS) - 3:
+            axes.set_xlabel("S/N per pixel in g")
+        else:
+            axes.tick_params(labelbottom=False)
+        panels.append(axes)
+    return figure, panels
 
 
 @styled
@@ -80,9 +111,8 @@ def repeat_precision(catalog: pd.DataFrame, *, snr_tolerance: float = 0.2) -> Fi
     one, two = _neighbors(catalog, snr_tolerance)
     snr = catalog["snr_g"].to_numpy(dtype=np.float64)
     snr = (snr[one] + snr[two]) / 2
-    figure = Figure(figsize=(9.6, 9.0), layout="constrained")
-    grid = figure.subplots(4, 3, sharex=True)
-    for label, axes in zip(LABELS, grid.flat, strict=False):
+    figure, panels = _eleven_panels(snr)
+    for label, axes in zip(LABELS, panels, strict=True):
         value, error = (catalog[c].to_numpy(np.float64) for c in (label.name, f"{label.name}_err"))
         difference, sigma = (value[one] - value[two]) / np.sqrt(2), np.hypot(error[one], error[two]) / np.sqrt(2)
         usable = (snr > 0) & np.isfinite(difference) & np.isfinite(sigma)
@@ -91,18 +121,66 @@ def repeat_precision(catalog: pd.DataFrame, *, snr_tolerance: float = 0.2) -> Fi
         _, error = _over_snr(x, lambda r, s=s: np.median(s[r]))
         axes.plot(at, error, color=BLUE, linewidth=1.4, label="error in the catalog")
         axes.plot(at, scatter, "o", color=VERMILION, markersize=4, label="scatter of repeats / √2")
-        _snr_ticks(axes)
         axes.set_ylim(bottom=0)
         axes.set_ylabel(f"σ {label.symbol}" + (f"  [{pretty_unit(label.unit)}]" if label.unit else ""))
         if not at.size:
             axes.text(0.5, 0.5, "too few pairs", transform=axes.transAxes, ha="center", va="center", color=GRAY)
-    handles, names = grid[0, 0].get_legend_handles_labels()
-    last = grid.flat[-1]
-    last.set_axis_off()
-    last.legend(handles, names, loc="center")
-    grid[2, 2].tick_params(labelbottom=True)
-    for axes in (*grid[3, :2], grid[2, 2]):
-        axes.set_xlabel("S/N per pixel in g")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="center", bbox_to_anchor=(0.84, 0.13))
+    return figure
+
+
+@styled
+def repeat_differences(catalog: pd.DataFrame, *, snr_tolerance: float = 0.2) -> Figure:
+    """Differences of each label between two visits of a hot star, over S/N (the paper's Fig 10).
+
+    Parameters
+    ----------
+    catalog, snr_tolerance
+        As `repeat_precision` takes them.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Eleven panels. Cells: pairs, both visits above `HOT`. Lines: median, and median ± robust dispersion. Above each:
+        the dispersion over √2 in three ranges of S/N.
+
+    Raises
+    ------
+    RunError
+        If a column is missing.
+
+    References
+    ----------
+    Xiang et al. 2022, §4.6 and Fig 10.
+    """
+    labels = [lb.name for lb in LABELS]
+    need_columns(catalog, ["star_id", "uniqflag", "mjd", "snr_g", "in_sample", *labels], "catalog")
+    catalog = catalog[catalog["in_sample"].to_numpy(bool) & (catalog["teff"].to_numpy(np.float64) > HOT)]
+    one, two = _neighbors(catalog, snr_tolerance)
+    snr = catalog["snr_g"].to_numpy(dtype=np.float64)
+    snr = (snr[one] + snr[two]) / 2
+    figure, panels = _eleven_panels(snr)
+    for label, panel in zip(LABELS, panels, strict=True):
+        panel.set_ylabel(f"Δ {label.symbol}" + (f"  [{pretty_unit(label.unit)}]" if label.unit else ""))
+        value = catalog[label.name].to_numpy(np.float64)
+        difference = value[one] - value[two]
+        usable = (snr > 0) & np.isfinite(difference)
+        x, d = snr[usable], difference[usable]
+        if x.size < _TOO_FEW:
+            panel.text(0.5, 0.5, "too few pairs", transform=panel.transAxes, ha="center", va="center", color=GRAY)
+            continue
+        reach = 6 * robust_scatter(d)
+        shown = np.abs(d - np.median(d)) <= reach
+        extent = (*np.log10([x.min(), max(x.max(), 1.01 * x.min())]), *(np.median(d) + np.array([-reach, reach])))
+        cells = {"gridsize": (34, 14), "mincnt": 1, "linewidths": 0.1, "extent": extent}
+        panel.hexbin(x[shown], d[shown], xscale="log", bins="log", cmap=DENSITY_MAP, **cells)
+        at, middle = _over_snr(x, lambda r, d=d: np.median(d[r]))
+        _, scatter = _over_snr(x, lambda r, d=d: robust_scatter(d[r]))
+        for offset, style in ((0, "-"), (-1, "--"), (1, "--")):
+            panel.plot(at, middle + offset * scatter, color=VERMILION, lw=1.3, ls=style)
+        numbers = [robust_scatter(d[(x >= low) & (x < high)]) / np.sqrt(2) for low, high in _RANGES]
+        panel.set_title(" | ".join("–" if np.isnan(n) else f"{n:.2g}" for n in numbers), fontsize=8, loc="right")
+        panel.set_ylim(np.median(d) - reach, np.median(d) + reach)
     return figure
 
 

@@ -38,6 +38,15 @@ class Step:
 
 STEPS: tuple[Step, ...] = (
     Step(
+        "Candidates",
+        "§2",
+        (r"$M_{K_s} = K_s + 5\,\log_{10}(\varpi/100\,\mathrm{mas}) < 3$",),
+        "Spectra of pipeline class O, B or A; at the place of a hot star by Gaia's parallax and 2MASS; or in a catalog "
+        "of OB stars: the union, with a flag for each source. Places agree within 3″, after proper motions are brought "
+        "to the survey's epoch.",
+        ("hotdask.pipeline.candidates.find_candidates", "hotdask.steps.match.nearest", "hotdask.steps.match.move"),
+    ),
+    Step(
         "Wavelengths and rest frame",
         "§2",
         (
@@ -63,12 +72,17 @@ STEPS: tuple[Step, ...] = (
         ),
         "Each spectrum, data or model, is divided by its smoothed self. Hydrogen and other strong lines, "
         "interstellar bands and bad pixels have ω = 0.",
-        ("hotdask.steps.normalize.normalize", "hotdask.steps.normalize.Normalizer"),
+        (
+            "hotdask.steps.normalize.normalize",
+            "hotdask.steps.normalize.Normalizer",
+            "hotdask.steps.label.Labeler.prepare",
+        ),
         "Eq 1 alone is not blind to the slope of a spectrum: reddening by E(B−V) = 1 changes the normalized flux "
-        "by up to 2.7 %. Data and models are divided by a log-log polynomial first (normalize.slope = false gives "
-        "Eq 1 alone). Data normalize on the rest grid like models; where bad pixels shift the continuum by over 1 "
-        "%, a first fit of the star fills them. The kernel ends at 5 L, and a continuum must rest on ten effective "
-        "pixels, (Σω)²/Σω².",
+        "by up to 2.7 %. Data and models are divided by a log-log polynomial of degree 6 first, which leaves 0.04 % "
+        "rms (normalize.slope = false gives Eq 1 alone). Data normalize on the rest grid like models. What bad pixels "
+        "do to the continuum is measured on a model of the star, normalized once from the data's pixels and once from "
+        "all, and undone: on a first guess at the star and, where that moves it by over 1 %, once more on a first "
+        "fit. The kernel ends at 5 L, and a continuum must rest on ten effective pixels, (Σω)²/Σω².",
     ),
     Step(
         "Information",
@@ -123,10 +137,17 @@ STEPS: tuple[Step, ...] = (
             r"\quad i+j+k \leq 3$",
         ),
         "Equivalent widths [Å] of three features, between straight-line continua.",
-        ("hotdask.steps.indices.line_indices", "hotdask.steps.indices.teff_from_indices"),
+        (
+            "hotdask.steps.indices.line_indices",
+            "hotdask.steps.indices.teff_from_indices",
+            "hotdask.emulator.inverse.learn_inverse",
+            "hotdask.steps.fit.Block.guess",
+        ),
         "The paper prints the C₃₉₆₇³ term as a second C₃₉₆₇². Cubed, it gives 6500–7300 K for real F5–F9 stars and "
         "26 000 K for a B1 star known to have that; squared, 3700–5500 K for the F stars. A guess outside the "
-        "library is clipped and flagged, and fits near the hydrogen maximum start on both sides of it.",
+        "library is clipped and flagged. It errs by thousands of kelvins near the hydrogen maximum, so fits also start "
+        "from what an inverse network reads off the spectrum, on either side of 9500 K; a start decides no label, "
+        "since a fit ends where χ² is lowest.",
     ),
     Step(
         "Fits",
@@ -139,13 +160,18 @@ STEPS: tuple[Step, ...] = (
         "and both edges are never fitted.",
         (
             "hotdask.steps.fit.Fitter",
+            "hotdask.steps.compress.compress",
             "hotdask.steps.minimize.Valley",
+            "hotdask.steps.refine.Refiner",
             "hotdask.steps.label.fit_both",
             "hotdask.steps.label.Labeler",
             "hotdask.windows.inside",
         ),
         "The paper only draws its windows (Fig 8): ours are declared with a source each in hotdask/windows.py, and "
-        "are settings.",
+        "are settings. C is without the second derivatives of the model (Gauss and Newton's), so that it is the bound "
+        "of Eq 3 at the fitted labels. Labels may leave the library, up to limits declared in hotdask/labels.py and 10 "
+        "% in Teff, and are flagged. Fits walk in the emulator's coefficients, in which χ² is quadratic, and end where "
+        "the pixels say so; fit.refine goes on from there with a network for each pixel.",
     ),
     Step(
         "Fits that disagree",
@@ -164,9 +190,24 @@ STEPS: tuple[Step, ...] = (
             r"$C = \omega_1^2\,C_1 + (1-\omega_1^2)\,C_2$",
         ),
         "1 is the fit with hydrogen masked, 2 that to all lines. L is 5000 K where the latter is above 9500 K, "
-        "otherwise 3000 K.",
+        "otherwise 3000 K. The reduced χ² of the catalog is that of all lines at the merged labels.",
         ("hotdask.steps.merge.hydrogen_weight", "hotdask.steps.merge.merge_fits"),
         "The covariance is ours: the all-lines fit uses every pixel of the other and more, so that cov(ℓ₁, ℓ₂) = C₂.",
+    ),
+    Step(
+        "What pixels say beyond the labels",
+        "ours; §5.2 and §5.6 name the stars",
+        (
+            r"$M = t^{\,T}Wt - t^{\,T}WJ\,C\,J^{\,T}Wt,\qquad g = t^{\,T}Wr - t^{\,T}WJ\,C\,J^{\,T}Wr$",
+            r"$a = g/M \pm 1/\sqrt{M},\qquad \Delta\chi^2 = g^2/M$",
+        ),
+        "A pattern t is added to the fit of all lines with amplitude a, all labels free to follow: r are the "
+        "residuals, W the inverse variances, J the derivatives by the labels and C their covariance. The patterns are "
+        "a shift of the spectrum (rv_shift) and the lines of a second star at four velocities (binary_score). Emission "
+        "is the equivalent width of data above model in Balmer cores (halpha_excess, balmer_excess).",
+        ("hotdask.steps.residuals.ResidualJudge.judge",),
+        "The paper finds such stars by eye and by chi2ratio. The limits of the flags EMISSION, BINARY and "
+        "VELOCITY_SUSPECT are tuned on simulations.",
     ),
     Step(
         "Stars and repeat visits",
@@ -187,7 +228,9 @@ STEPS: tuple[Step, ...] = (
             "hotdask.steps.scale.scale_covariance",
             "hotdask.steps.polynomial.fit_polynomial",
         ),
-        "The polynomial is of log Teff and log S/N and gives log s, which cannot be negative.",
+        "The polynomial is of log Teff and log S/N and gives log s, which cannot be negative; of a lower degree where "
+        "cells of pairs do not ask for more (Akaike's criterion), and constant beyond them. A label with fewer than "
+        "200 pairs keeps its formal errors, with a flag.",
     ),
     Step(
         "Error of the models",
@@ -212,7 +255,8 @@ STEPS: tuple[Step, ...] = (
             r"$\mathrm{chi2ratio} = \dfrac{\chi^2_{\rm red} - \mathrm{median}(T_{\rm eff}, \mathrm{S/N})}"
             r"{\mathrm{dispersion}(T_{\rm eff}, \mathrm{S/N})}$",
         ),
-        "Above 10, a fit is bad.",
+        "Above 10, a fit is bad. Median and dispersion are taken in cells of Teff and S/N; the dispersion is the "
+        "biweight of IDL's robust_sigma. Other flags name kinds of stars whose labels want caution.",
         (
             "hotdask.steps.flag.chi2_statistics",
             "hotdask.steps.flag.fit_chi2_model",
@@ -220,14 +264,40 @@ STEPS: tuple[Step, ...] = (
             "hotdask.steps.flag.catalog_flags",
         ),
         "The paper models median and dispersion directly; we model their logarithms, which follow decades of S/N "
-        "with the same cubic.",
+        "with the same cubic, after taking out how χ² rises with S/N within a cell. Cells of fewer than 15 spectra "
+        "have no chi2ratio.",
+    ),
+    Step(
+        "Other catalogs",
+        "§5.1, §5.3",
+        (
+            r"$M_{K_s} = K_s - 5\,\log_{10}(d/10\,\mathrm{pc}) - 0.34\,E(B-V)$",
+            r"$(BP-RP)_0 = BP - RP - (3.24-1.91)\,E(B-V)$",
+        ),
+        "Gaia and 2MASS are joined by position, distances and reddening by Gaia's identifier. Stars redder than 0.4 "
+        "mag that an independent method has below 7000 K are cut from the sample, unless the catalog "
+        "of OB stars has them.",
+        (
+            "hotdask.pipeline.join.join_tables",
+            "hotdask.steps.photometry.absolute_ks",
+            "hotdask.steps.photometry.intrinsic_bp_rp",
+            "hotdask.steps.photometry.intrinsically_cool",
+        ),
+    ),
+    Step(
+        "Labels from elsewhere",
+        "§4.7",
+        (),
+        "Differences from labels in the literature against temperature, their offsets and scatter; the paper's eleven "
+        "stars with non-LTE labels come along.",
+        ("hotdask.steps.compare.label_differences", "hotdask.pipeline.compare.compare"),
     ),
     Step(
         "Critical velocity",
         "§5.4, Eq 8",
         (r"$V_c = \sqrt{\dfrac{2}{3}\,\dfrac{GM}{R_p}},\qquad R_p = \sqrt{GM/g}$",),
-        "Of the zero-age main sequence, the star of highest log g at each temperature, in the tracks given as "
-        "report.tracks.",
+        "Of the zero-age main sequence, the star of highest log g at each temperature (of each track, where tracks are "
+        "one star each), in the tracks given as report.tracks; stars that lost a tenth of their mass are left out.",
         ("hotdask.steps.rotation.critical_velocity", "hotdask.report.tracks.critical_curve"),
     ),
 )

@@ -9,7 +9,7 @@ import pandas as pd
 from hotdask import schema
 from hotdask.errors import RunError
 from hotdask.flags import CUTS, DESCRIPTIONS, Flag
-from hotdask.labels import LABEL_NAMES, LABELS, PAPER_LABELS
+from hotdask.labels import LABEL_NAMES, LABELS, PAPER_LABELS, Label
 from hotdask.report import diagrams, errors, figures
 from hotdask.report.formats import format_number, symbol_html, unit_html
 from hotdask.report.render import Picture, fact_groups, picture, render
@@ -17,14 +17,6 @@ from hotdask.report.spectrum import SpectrumView, page_address, view_facts
 
 _MIN_PAIRS = 10
 """Fewer repeat pairs than this say nothing about the errors."""
-
-
-@dataclass(frozen=True)
-class Bound:
-    """The median Cramér-Rao bound of some stars: how many, and by label the bound at each S/N, in its unit."""
-
-    stars: int
-    sigma: Mapping[str, Mapping[float, float]]
 
 
 @dataclass(frozen=True)
@@ -131,7 +123,7 @@ def build_report(
     max_chi2ratio: float = 10.0,
     snr_tolerance: float = 0.2,
     tracks: pd.DataFrame | None = None,
-    bound: Bound | None = None,
+    bounds: pd.DataFrame | None = None,
     throughput: Sequence[Throughput] = (),
     site: bool = False,
     run: str = "RUN",
@@ -163,8 +155,8 @@ def build_report(
         Repeat visits whose S/N differ by more than this share are no pair.
     tracks : pandas.DataFrame, optional
         Of `hotdask.report.tracks.read_tracks`, to be drawn over the stars.
-    bound : Bound, optional
-        The Cramér-Rao bound to set errors beside.
+    bounds : pandas.DataFrame, optional
+        ``specid`` of some spectra and ``<label>_crb``, the Cramér-Rao bound of each, to set errors beside.
     throughput : sequence of Throughput
         What each step cost.
     site : bool
@@ -197,12 +189,12 @@ def build_report(
         "site": site,
         "run": run,
         "diagrams": _diagrams(catalog, tracks),
-        "bounded": 0 if bound is None else bound.stars,
+        "bounded": len(_bounded(catalog, bounds)),
         "reject_figures": _reject_figures(rejects),
         "throughput": [_throughput_row(step) for step in throughput],
         "kernel_figures": _kernel_figures(throughput),
         "sample_figures": _sample_figures(catalog, chi2, max_chi2ratio=max_chi2ratio),
-        "error_figures": _error_figures(catalog, bound, snr_tolerance=snr_tolerance),
+        "error_figures": _error_figures(catalog, bounds, snr_tolerance=snr_tolerance),
         "scaling": fact_groups(scaling or {}, scalars_named="error scaling"),
         "recovery": recovery,
         "recovered": recovered,
@@ -384,19 +376,38 @@ def _sample_median(catalog: pd.DataFrame, name: str) -> float:
     return _median(catalog.loc[catalog["in_sample"].to_numpy(bool), name].to_numpy(np.float64))
 
 
-def _error_figures(catalog: pd.DataFrame, bound: Bound | None, *, snr_tolerance: float) -> list[Picture]:
+def _bounded(catalog: pd.DataFrame, bounds: pd.DataFrame | None) -> pd.DataFrame:
+    """S/N, errors and bounds of the spectra of the clean sample whose bounds are known."""
+    if bounds is None:
+        return catalog.head(0)
+    rows = diagrams.clean(catalog, ["snr_g", "teff_err"])
+    return rows[rows["snr_g"] > 0].merge(bounds, on="specid")
+
+
+def _precision_picture(catalog: pd.DataFrame, bounded: pd.DataFrame, label: Label) -> Picture:
+    caption = label.doc[0].upper() + label.doc[1:] + "."
+    known: list[np.ndarray] = []
+    if len(bounded):
+        error, bound = (bounded[f"{label.name}_{kind}"].to_numpy(np.float64) for kind in ("err", "crb"))
+        snr = bounded["snr_g"].to_numpy(np.float64)
+        usable = np.isfinite(bound) & (bound > 0) & (error > 0)
+        known = [snr[usable], bound[usable]] if usable.any() else []
+        caption += (
+            f" Errors are {_median(error[usable] / bound[usable]):.2f} times the bound (median)." if known else ""
+        )
+    return picture(
+        diagrams.precision_against_bound(catalog, label.name, *known),
+        alt=f"Error of {label.doc} against signal-to-noise ratio; median over the sample "
+        f"{format_number(_sample_median(catalog, label.name + '_err'))}.",
+        caption=caption,
+    )
+
+
+def _error_figures(catalog: pd.DataFrame, bounds: pd.DataFrame | None, *, snr_tolerance: float) -> list[Picture]:
     if not catalog["in_sample"].any():
         return []
-    out = []
-    for label in LABELS:
-        out.append(
-            picture(
-                diagrams.precision_against_bound(catalog, label.name, bound.sigma[label.name] if bound else {}),
-                alt=f"Error of {label.doc} against signal-to-noise ratio; median over the sample "
-                f"{format_number(_sample_median(catalog, label.name + '_err'))}.",
-                caption=label.doc[0].upper() + label.doc[1:] + ".",
-            )
-        )
+    bounded = _bounded(catalog, bounds)
+    out = [_precision_picture(catalog, bounded, label) for label in LABELS]
     pulls = figures.repeat_pulls(catalog, snr_tolerance=snr_tolerance)
     if len(pulls) >= _MIN_PAIRS:
         out.append(
@@ -413,8 +424,17 @@ def _error_figures(catalog: pd.DataFrame, bound: Bound | None, *, snr_tolerance:
             picture(
                 errors.repeat_precision(catalog, snr_tolerance=snr_tolerance),
                 alt="Scatter of repeat visits of each label over signal-to-noise ratio, beside the catalog's error.",
-                caption="The same over S/N, label by label (Fig 10 of the paper): scatter of repeats over √2, and "
-                "the catalog's error.",
+                caption="The same over S/N, label by label: scatter of repeats over √2, and the catalog's error.",
+            )
+        )
+        out.append(
+            picture(
+                errors.repeat_differences(catalog, snr_tolerance=snr_tolerance),
+                alt="Differences of repeat visits of each label over signal-to-noise ratio, with median and scatter.",
+                caption=f"Differences between two visits of a star above {errors.HOT:,.0f} K (Fig 10 of the paper). "
+                "Lines: median and scatter. Numbers: precision of one visit, the scatter over √2, at S/N below 50, 50 "
+                "to 100, and above 100.",
+                many=True,
             )
         )
     return out

@@ -7,14 +7,16 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fakes import REASONS, fake_catalog, fake_rejects, fake_spectrum, fake_truth
 from tornado.websocket import websocket_connect
 
-from hotdask.report.explorer import explorer_page
+from hotdask.report.explorer import MOST, explorer_page
 from hotdask.report.method import method_page
 from hotdask.report.page import build_report
 from hotdask.report.spectrum import page_address, page_name, spectrum_page
@@ -151,22 +153,71 @@ def test_pages_fit_the_screen_and_complain_of_nothing(browser: str, site: Path, 
     assert asyncio.run(look()) == []
 
 
+async def draw_box(tab: Tab, share: float = 1.0) -> None:
+    """Drag the mouse over the diagram, or over a share of its width from the left."""
+    box = "document.querySelector('[data-root-id]').firstElementChild.getBoundingClientRect()"
+    rect = json.loads(await tab.value(f"JSON.stringify({box})"))
+    mouse = {"button": "left", "buttons": 1, "clickCount": 1}
+    start = rect["x"] + 80, rect["y"] + 60
+    end = start[0] + share * (rect["width"] - 240), rect["y"] + 390
+    await tab.call("Input.dispatchMouseEvent", type="mouseMoved", x=start[0], y=start[1])
+    await tab.call("Input.dispatchMouseEvent", type="mousePressed", x=start[0], y=start[1], **mouse)
+    for step in (0.3, 0.6, 1.0):
+        x, y = (a + step * (b - a) for a, b in zip(start, end, strict=True))
+        await tab.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y, **mouse)
+    await tab.call("Input.dispatchMouseEvent", type="mouseReleased", x=end[0], y=end[1], **mouse)
+
+
+def test_the_explorer_bears_as_many_stars_as_it_takes(browser: str, tmp_path: Path) -> None:
+    """A box around nearly all of them and one around a few: each listed within a second or two, without a complaint."""
+    shots = Path(os.environ.get("HOTDASK_SHOTS", tmp_path))
+    path = tmp_path / "explorer.html"
+    rng = np.random.default_rng(0)
+    catalog = fake_catalog(MOST).assign(in_sample=True, m_ks=rng.normal(1, 1, MOST), bp_rp_0=rng.normal(0, 0.2, MOST))
+    path.write_text(explorer_page(catalog, {s: page_address(s) for s in catalog["specid"].iloc[::9000]}))
+    assert path.stat().st_size < 16e6
+    frames = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
+    async def look() -> tuple[float, list[tuple[float, int, int]], list[str]]:
+        tab = await Tab.open(browser)
+        began = time.monotonic()
+        await tab.show(path, 1400)
+        while not await tab.value("Bokeh.documents.length === 1 && Bokeh.documents[0].is_idle"):
+            await asyncio.sleep(0.1)
+        loaded, found = time.monotonic() - began, []
+        for share in (1.0, 0.3):
+            before = await tab.value("document.getElementById('selected').textContent")
+            began = time.monotonic()
+            await draw_box(tab, share)
+            while (told := await tab.value("document.getElementById('selected').textContent")) == before:
+                await asyncio.sleep(0.02)
+            await tab.value(frames)
+            took = time.monotonic() - began
+            rows = await tab.value(
+                "(() => { for (const m of Bokeh.documents[0]._all_models.values()) "
+                "if (m.type === 'DataTable') return m.source.data.specid.length; })()"
+            )
+            found.append((took, int(re.match(r"(\d+) selected", told)[1]), rows))
+            await tab.picture(shots / f"explorer-many-{share:g}.png")
+        return loaded, found, tab.complaints()
+
+    loaded, found, complaints = asyncio.run(look())
+    print(f"{path.stat().st_size / 1e6:.1f} MB, shown after {loaded:.1f} s, boxes", found)
+    assert complaints == []
+    assert loaded < 15
+    (first, most, rows), (second, few, some) = found
+    assert most > 0.9 * MOST > few > 200
+    assert rows == some == 200
+    assert max(first, second) < 3
+
+
 def test_a_box_lists_its_stars_with_links(browser: str, site: Path, tmp_path: Path) -> None:
     shots = Path(os.environ.get("HOTDASK_SHOTS", tmp_path))
 
     async def select() -> tuple[str, list[str], list[str]]:
         tab = await Tab.open(browser)
         await tab.show(site / "explorer.html", 1400)
-        box = "document.querySelector('[data-root-id]').firstElementChild.getBoundingClientRect()"
-        rect = json.loads(await tab.value(f"JSON.stringify({box})"))
-        mouse = {"button": "left", "buttons": 1, "clickCount": 1}
-        start, end = (rect["x"] + 80, rect["y"] + 60), (rect["x"] + rect["width"] - 160, rect["y"] + 390)
-        await tab.call("Input.dispatchMouseEvent", type="mouseMoved", x=start[0], y=start[1])
-        await tab.call("Input.dispatchMouseEvent", type="mousePressed", x=start[0], y=start[1], **mouse)
-        for step in (0.3, 0.6, 1.0):
-            x, y = (a + step * (b - a) for a, b in zip(start, end, strict=True))
-            await tab.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y, **mouse)
-        await tab.call("Input.dispatchMouseEvent", type="mouseReleased", x=end[0], y=end[1], **mouse)
+        await draw_box(tab)
         await asyncio.sleep(1)
         await tab.picture(shots / "explorer-selected.png")
         told = await tab.value("document.getElementById('selected').textContent")

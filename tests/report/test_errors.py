@@ -7,7 +7,7 @@ import pytest
 from hotdask import schema
 from hotdask.errors import RunError
 from hotdask.labels import LABEL_NAMES
-from hotdask.report.errors import chi2_ridge, repeat_precision
+from hotdask.report.errors import HOT, chi2_ridge, repeat_differences, repeat_precision
 from hotdask.steps.flag import chi2_statistics, fit_chi2_model
 from hotdask.steps.polynomial import assign_cells
 
@@ -32,6 +32,22 @@ def test_scatter_of_repeats_lies_on_the_errors():
         error, scatter = axes.lines
         np.testing.assert_allclose(scatter.get_ydata(), error.get_ydata(), rtol=0.15, err_msg=name)
         np.testing.assert_allclose(error.get_ydata() * error.get_xdata(), 30, rtol=0.05)
+
+
+def test_differences_of_repeats_have_the_scatter_put_in():
+    catalog = make_catalog(8000)
+    # Teff scatters by 1 around 1 at S/N 30: as kelvins above the limit, the others as they are.
+    figure = repeat_differences(catalog.assign(teff=catalog["teff"] + HOT + 100))
+    for name, axes in zip(LABEL_NAMES, figure.axes, strict=True):
+        middle, low, high = (line.get_ydata() for line in axes.lines)
+        snr = axes.lines[0].get_xdata()
+        np.testing.assert_allclose((high - low) / 2, np.sqrt(2) * 30 / snr, rtol=0.25, err_msg=name)
+        assert np.abs(middle * snr / 30).max() < 0.3
+        below, between, above = map(float, axes.get_title(loc="right").split(" | "))
+        assert below > between > above
+        assert between == np.clip(between, 0.35, 0.5)
+    cool = repeat_differences(catalog.assign(teff=HOT - 100))
+    assert {t.get_text() for axes in cool.axes for t in axes.texts} == {"too few pairs"}
 
 
 def test_only_different_nights_and_similar_visits_make_pairs():

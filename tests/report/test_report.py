@@ -33,6 +33,12 @@ def truth(catalog) -> pd.DataFrame:
     return fake_truth(catalog)
 
 
+def fake_bounds(catalog: pd.DataFrame) -> pd.DataFrame:
+    """Half of the spectra, in another order, each bound 0.8 of its error."""
+    half = catalog.iloc[::-2]
+    return half[["specid"]].assign(**{f"{name}_crb": 0.8 * half[f"{name}_err"] for name in LABEL_NAMES})
+
+
 @pytest.fixture(scope="module")
 def html(catalog, truth) -> str:
     return page.build_report(
@@ -48,7 +54,7 @@ def html(catalog, truth) -> str:
         truth=truth,
         scaling={"pairs": 1650, "mode": "polynomial"},
         reasons=REASONS,
-        bound=page.Bound(5, {name: {1.0: 1.0, 1000.0: 1e-3} for name in LABEL_NAMES}),
+        bounds=fake_bounds(catalog),
         throughput=[page.Throughput("fit", 2000, 10.0, {"normalize": 3.0, "fit all lines": 5.0})],
         site=True,
     )
@@ -101,8 +107,8 @@ def test_svg_images_point_at_nothing_outside_themselves(parsed):
 
 def test_images_are_what_they_say_and_have_words_and_sizes(parsed):
     images = parsed.find("img")
-    # Kiel, S/N, chi2; six diagrams; eleven errors, the repeats and they over S/N; eleven labels; rejects; kernels.
-    assert len(images) == 3 + 6 + 11 + 2 + 11 + 1 + 1
+    # Kiel, S/N, chi2; seven diagrams; eleven errors, repeats in three figures; eleven labels; rejects; kernels.
+    assert len(images) == 3 + 7 + 11 + 3 + 11 + 1 + 1
     for _, attributes, _ in images:
         assert len(attributes["alt"]) > 30
         width, height = int(attributes["width"]), int(attributes["height"])
@@ -283,7 +289,7 @@ def test_poor_samples_still_make_figures(frame):
         *(d.figure for d in diagrams.survey_diagrams(frame)),
         figures.snr_histogram(frame),
         figures.chi2_distribution(frame),
-        diagrams.precision_against_bound(frame, "fe_h", {}),
+        diagrams.precision_against_bound(frame, "fe_h"),
         figures.repeat_figure(figures.repeat_pulls(frame)),
         figures.recovered_against_true(page.join_truth(frame, fake_truth(frame)), "logg"),
     ]
@@ -393,6 +399,20 @@ def test_axes_name_symbol_and_unit(catalog, truth, name):
     difference = (merged[name] - merged[f"{name}_true"]).head(400)
     scatter = stats.median_abs_deviation(difference, scale="normal")
     assert float(re.match(r"scatter ([\d.]+)", axes.get_title(loc="left"))[1]) == pytest.approx(scatter, rel=6e-3)
+
+
+def test_errors_stand_beside_the_bounds_of_the_same_spectra(catalog, parsed):
+    clean = diagrams.clean(catalog, ["snr_g", "teff_err"])
+    bounded = page._bounded(catalog, fake_bounds(catalog))
+    assert set(bounded["specid"]) == set(clean["specid"]) & set(catalog.iloc[::-2]["specid"])
+    assert f"Cramér-Rao bound (Eq 3) of {len(bounded):,}".replace(",", " ") in parsed.text("section", id="errors")
+    assert "Errors are 1.25 times the bound (median)." in parsed.text("section", id="errors")
+    snr, bound = bounded["snr_g"].to_numpy(float), bounded["logg_crb"].to_numpy(float)
+    error, line = diagrams.precision_against_bound(catalog, "logg", snr, bound).axes[0].lines
+    expected = figures.running_quantiles(snr, bound)
+    np.testing.assert_array_equal(line.get_xdata(), expected[0])
+    np.testing.assert_array_equal(line.get_ydata(), expected[1][1])
+    assert (np.interp(line.get_xdata(), error.get_xdata(), error.get_ydata()) > line.get_ydata()).all()
 
 
 def test_running_quantiles_follow_a_known_line():
