@@ -13,7 +13,9 @@ from hotdask.report.figures import (
     DENSITY_MAP,
     GRAY,
     PALE,
+    SMALL,
     VERMILION,
+    blank_figure,
     need_columns,
     pretty_unit,
     robust_scatter,
@@ -206,8 +208,7 @@ def chi2_ridge(frame: pd.DataFrame, model, *, limit: float = 10.0, teff: float =
     need_columns(frame, ["snr_g", "chi2_red", "chi2ratio"], "table of fits")
     snr, chi2, ratio = (frame[c].to_numpy(dtype=np.float64) for c in ("snr_g", "chi2_red", "chi2ratio"))
     bad = ratio > limit
-    figure = Figure(figsize=(4.8, 3.7), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = blank_figure(SMALL)
     axes.plot(snr[~bad], chi2[~bad], ".", color=PALE, markersize=2, zorder=1, rasterized=True)
     axes.plot(snr[bad], chi2[bad], "x", color=VERMILION, markersize=4, label=f"chi2ratio > {limit:g}")
     known = snr[np.isfinite(snr) & (snr > 0)]

@@ -75,6 +75,8 @@ _UNITS = {"dex(cm/s2)": "dex(cm s$^{-2}$)", "km/s": "km s$^{-1}$", "Angstrom": "
 _TEFF_TICKS = (10000, 20000, 40000, 7000, 30000, 15000, 60000, 8000, 12000, 25000, 50000, 9000, 6000)
 """In the order in which they are worth a label [K]."""
 
+_WHITE = 252
+"""Colors above this in all channels are white."""
 _TOO_FEW = 8
 """A bin with fewer values than this has no median worth drawing."""
 
@@ -204,8 +206,12 @@ def png_uri(figure: Figure) -> str:
 def shrink_png(image: Image.Image) -> bytes:
     """A PNG of 256 colors, which hold these drawings without a visible loss at a third of the size."""
     buffer = io.BytesIO()
-    few = image.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    few.save(buffer, format="png", compress_level=9)
+    few = image.convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    # Colors are means of their cells; the paper must not be gray.
+    palette = np.array(few.getpalette(), dtype=np.uint8).reshape(-1, 3)
+    palette[(palette >= _WHITE).all(axis=1)] = 255
+    few.putpalette(palette.tobytes())
+    few.save(buffer, format="png", compress_level=6)
     return buffer.getvalue()
 
 
