@@ -127,7 +127,7 @@ def test_the_first_screen_says_what_it_does_shows_it_and_gives_two_commands() ->
 @pytest.fixture(scope="module")
 def scheduler(s3: dict[str, str]) -> Iterator[str]:
     """Address of a scheduler whose worker is a thread of this process: no imports are made twice."""
-    options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": None}
+    options = {"n_workers": 1, "threads_per_worker": 1, "processes": False, "dashboard_address": "127.0.0.1:0"}
     with LocalCluster(**options, protocol="tcp", host="127.0.0.1") as cluster:
         yield cluster.scheduler_address
 
