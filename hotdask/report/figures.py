@@ -501,7 +501,7 @@ def repeat_pulls(catalog: pd.DataFrame, *, snr_tolerance: float = 0.2) -> pd.Dat
     catalog : pandas.DataFrame
         Columns of `hotdask.schema.CATALOG`; only rows in the sample count.
     snr_tolerance : float
-        Visits whose S/N differ by more than this share are no pair.
+        Visits whose S/N differ by more than this share of their mean are no pair.
 
     Returns
     -------
@@ -521,7 +521,7 @@ def repeat_pulls(catalog: pd.DataFrame, *, snr_tolerance: float = 0.2) -> pd.Dat
     pair = (
         (first["star_id"].to_numpy(object) == second["star_id"].to_numpy(object))
         & (first["mjd"].to_numpy() != second["mjd"].to_numpy())
-        & (np.abs(snr[0] - snr[1]) <= snr_tolerance * snr.max(axis=0, initial=0))
+        & (np.abs(snr[0] - snr[1]) <= snr_tolerance * snr.mean(axis=0))
     )
     first, second = first[pair], second[pair]
     combined = np.hypot(first[errors].to_numpy(np.float64), second[errors].to_numpy(np.float64))
