@@ -55,34 +55,36 @@ def spectrum_views(
     used = ~windows.inside(wavelength, settings.fit.mask)
     parts = list_parts(Path(run, FITS_FOLDER))
     rows = pd.concat([read_fits_part(p, ["specid", "row"]).to_pandas() for p in parts]).set_index("specid")["row"]
-    views = []
-    for _, star in chosen.iterrows():
-        partition, offset = divmod(int(rows[star["specid"]]), settings.cube.partition_size)
-        arrays = {k: v[offset : offset + 1] for k, v in read_partition(cube_place(run), partition).items()}
+    place = rows.loc[chosen["specid"]].to_numpy()
+    views: dict[str, SpectrumView] = {}
+    for partition in np.unique(place // settings.cube.partition_size):
+        here = place // settings.cube.partition_size == partition
+        offset = place[here] % settings.cube.partition_size
+        stars = chosen[here]
+        arrays = {k: v[offset] for k, v in read_partition(cube_place(run), int(partition)).items()}
         ivar = model.usable(arrays["ivar"], arrays["andmask"], arrays["ormask"])
         lsf = np.column_stack([arrays[name] for name in LSF_NAMES])
         prepared = model.prepare(arrays["flux"], ivar, arrays["rv"], lsf)
         models = [
-            model.model.flux(star[[f"{name}_{which}" for name in LABEL_NAMES]].to_numpy(float), prepared.lsf)[0]
+            model.model.flux(stars[[f"{name}_{which}" for name in LABEL_NAMES]].to_numpy(float), prepared.lsf)
             for which in ("all", "hmasked")
         ]
-        views.append(
-            SpectrumView(
+        for i, (_, star) in enumerate(stars.iterrows()):
+            views[star["specid"]] = SpectrumView(
                 specid=star["specid"],
                 title=f"{star['star_id']} · {star['fitsname']} · S/N {star['snr_g']:.0f}",
                 wavelength=wavelength,
-                flux=prepared.flux[0],
-                ivar=prepared.ivar[0],
-                model_all=models[0],
-                model_hmasked=models[1],
-                used=used & (prepared.ivar[0] > 0),
+                flux=prepared.flux[i],
+                ivar=prepared.ivar[i],
+                model_all=models[0][i],
+                model_hmasked=models[1][i],
+                used=used & (prepared.ivar[i] > 0),
                 labels={name: float(star[name]) for name in LABEL_NAMES},
                 errors={name: float(star[f"{name}_err"]) for name in LABEL_NAMES},
                 chi2_red=float(star["chi2_red"]),
                 flags=int(star["flags"]),
             )
-        )
-    return views
+    return [views[specid] for specid in chosen["specid"]]
 
 
 BOUND_PARTS = 16

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from hotdask.flags import Flag
 from hotdask.labels import INDEX, LABELS
@@ -27,6 +27,8 @@ MIN_PARALLAX = 5.0
 HALO_LATITUDE, HALO_IRON = 15.0, -1.2
 """Galactic latitude [deg] above which, and [Fe/H] below which, a star is likely one of the halo (Fig 18)."""
 
+_FEWEST = 5
+"""Fewer stars of the halo than this are no group."""
 _TITLES = {
     "m_ks": "$M_{K_s}$  [mag]",
     "bp_rp_0": "$(BP-RP)_0$  [mag]",
@@ -127,6 +129,7 @@ def plane(
         figures.teff_axis(axes, first)
     elif len(rows):
         axes.set_xlim(figures._robust_limits(first, tail=0.1))
+        axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.set_xlabel(title(x))
     axes.set_ylabel(title(y))
     if reverse:
@@ -367,13 +370,13 @@ def survey_diagrams(catalog: pd.DataFrame, tracks: pd.DataFrame | None = None) -
         ),
     ]
     halo = halo_stars(catalog)
-    if len(halo):
+    if len(halo) >= _FEWEST:
         out.append(
             Diagram(
                 halo_diagram(catalog),
                 f"{len(halo):,} spectra of S/N above {ROTATION_SNR:g}, more than {HALO_LATITUDE:g}° from the Galactic "
-                f"plane, have [Fe/H] below {HALO_IRON:g} (points; the shade is the sample): mostly stars of the halo's "
-                "blue horizontal branch and blue stragglers. Below, [Fe/H] of all at that latitude.",
+                f"plane, have [Fe/H] below −{-HALO_IRON:g} (points; the shade is the sample): mostly stars of the "
+                "halo's blue horizontal branch and blue stragglers. Below, [Fe/H] of all at that latitude.",
             )
         )
     return out

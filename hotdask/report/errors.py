@@ -13,12 +13,15 @@ from hotdask.report.figures import (
     DENSITY_MAP,
     GRAY,
     PALE,
+    SMALL,
     VERMILION,
+    blank_figure,
     need_columns,
     pretty_unit,
     robust_scatter,
     styled,
 )
+from hotdask.report.formats import format_number
 
 _BIN = 0.1
 """Width of a bin of S/N [dex]."""
@@ -160,6 +163,7 @@ def repeat_differences(catalog: pd.DataFrame, *, snr_tolerance: float = 0.2) -> 
     snr = catalog["snr_g"].to_numpy(dtype=np.float64)
     snr = (snr[one] + snr[two]) / 2
     figure, panels = _eleven_panels(snr)
+    limits = panels[0].get_xlim()
     for label, panel in zip(LABELS, panels, strict=True):
         panel.set_ylabel(f"Δ {label.symbol}" + (f"  [{pretty_unit(label.unit)}]" if label.unit else ""))
         value = catalog[label.name].to_numpy(np.float64)
@@ -174,12 +178,15 @@ def repeat_differences(catalog: pd.DataFrame, *, snr_tolerance: float = 0.2) -> 
         extent = (*np.log10([x.min(), max(x.max(), 1.01 * x.min())]), *(np.median(d) + np.array([-reach, reach])))
         cells = {"gridsize": (34, 14), "mincnt": 1, "linewidths": 0.1, "extent": extent}
         panel.hexbin(x[shown], d[shown], xscale="log", bins="log", cmap=DENSITY_MAP, **cells)
+        # Which brings ticks of its own.
+        _snr_ticks(panel)
+        panel.set_xlim(limits)
         at, middle = _over_snr(x, lambda r, d=d: np.median(d[r]))
         _, scatter = _over_snr(x, lambda r, d=d: robust_scatter(d[r]))
         for offset, style in ((0, "-"), (-1, "--"), (1, "--")):
             panel.plot(at, middle + offset * scatter, color=VERMILION, lw=1.3, ls=style)
         numbers = [robust_scatter(d[(x >= low) & (x < high)]) / np.sqrt(2) for low, high in _RANGES]
-        panel.set_title(" | ".join("–" if np.isnan(n) else f"{n:.2g}" for n in numbers), fontsize=8, loc="right")
+        panel.set_title(" | ".join(format_number(n, 2) for n in numbers), fontsize=8, loc="right")
         panel.set_ylim(np.median(d) - reach, np.median(d) + reach)
     return figure
 
@@ -206,8 +213,7 @@ def chi2_ridge(frame: pd.DataFrame, model, *, limit: float = 10.0, teff: float =
     need_columns(frame, ["snr_g", "chi2_red", "chi2ratio"], "table of fits")
     snr, chi2, ratio = (frame[c].to_numpy(dtype=np.float64) for c in ("snr_g", "chi2_red", "chi2ratio"))
     bad = ratio > limit
-    figure = Figure(figsize=(4.8, 3.7), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = blank_figure(SMALL)
     axes.plot(snr[~bad], chi2[~bad], ".", color=PALE, markersize=2, zorder=1, rasterized=True)
     axes.plot(snr[bad], chi2[bad], "x", color=VERMILION, markersize=4, label=f"chi2ratio > {limit:g}")
     known = snr[np.isfinite(snr) & (snr > 0)]

@@ -40,6 +40,7 @@ SHOWN = 200
 _COLUMNS = ("specid", "teff", "logg", "vsini", "fe_h", "snr_g")
 _EXTRA = ("m_ks", "bp_rp_0")
 _DECIMALS = {"teff": "0", "logg": "0.00", "vsini": "0", "fe_h": "0.00", "snr_g": "0", "m_ks": "0.00", "bp_rp_0": "0.00"}
+_WIDTHS = {"specid": 220, "vsini": 110, "fe_h": 110, "bp_rp_0": 140}
 _TITLES = {
     "specid": "spectrum",
     "teff": "Teff [K]",
@@ -55,8 +56,13 @@ _LIST = """
 const all = source.data, picked = source.selected.indices;
 const first = (a, b) => (all.page[b] !== "") - (all.page[a] !== "") || all.snr_g[b] - all.snr_g[a];
 const rows = picked.slice().sort(first).slice(0, most);
-const out = {};
-for (const name of Object.keys(listed.data)) out[name] = rows.map((i) => all[name][i]);
+const out = {}, none = {};
+for (const name of Object.keys(listed.data)) {
+  out[name] = rows.map((i) => all[name][i]);
+  none[name] = [];
+}
+// A table is drawn again only if the number of its rows has changed.
+listed.data = none;
 listed.data = out;
 document.getElementById("selected").textContent = picked.length === 0 ? "Nothing is selected."
   : `${picked.length} selected` + (picked.length > most ? `; ${most} listed: with a page, or of best S/N.` : ".");
@@ -125,7 +131,6 @@ def explorer_page(
         tools=[box, LassoSelectTool(), TapTool(), BoxZoomTool(), PanTool(), WheelZoomTool(), ResetTool()],
         active_drag=box,
         toolbar_location="above",
-        output_backend="webgl",
     )
     plot.toolbar.logo = None
     plot.x_range.flipped = plot.y_range.flipped = True
@@ -152,7 +157,7 @@ def explorer_page(
             TableColumn(
                 field=name,
                 title=_TITLES[name],
-                width=190 if name == "specid" else 80,
+                width=_WIDTHS.get(name, 90),
                 formatter=NumberFormatter(format=_DECIMALS[name], nan_format="–")
                 if name in _DECIMALS
                 else HTMLTemplateFormatter(template=_LINK),

@@ -75,6 +75,8 @@ _UNITS = {"dex(cm/s2)": "dex(cm s$^{-2}$)", "km/s": "km s$^{-1}$", "Angstrom": "
 _TEFF_TICKS = (10000, 20000, 40000, 7000, 30000, 15000, 60000, 8000, 12000, 25000, 50000, 9000, 6000)
 """In the order in which they are worth a label [K]."""
 
+_WHITE = 252
+"""Colors above this in all channels are white."""
 _TOO_FEW = 8
 """A bin with fewer values than this has no median worth drawing."""
 
@@ -204,8 +206,12 @@ def png_uri(figure: Figure) -> str:
 def shrink_png(image: Image.Image) -> bytes:
     """A PNG of 256 colors, which hold these drawings without a visible loss at a third of the size."""
     buffer = io.BytesIO()
-    few = image.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    few.save(buffer, format="png", compress_level=9)
+    few = image.convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    # Colors are means of their cells; the paper must not be gray.
+    palette = np.array(few.getpalette(), dtype=np.uint8).reshape(-1, 3)
+    palette[(palette >= _WHITE).all(axis=1)] = 255
+    few.putpalette(palette.tobytes())
+    few.save(buffer, format="png", compress_level=6)
     return buffer.getvalue()
 
 
@@ -495,7 +501,7 @@ def repeat_pulls(catalog: pd.DataFrame, *, snr_tolerance: float = 0.2) -> pd.Dat
     catalog : pandas.DataFrame
         Columns of `hotdask.schema.CATALOG`; only rows in the sample count.
     snr_tolerance : float
-        Visits whose S/N differ by more than this share are no pair.
+        Visits whose S/N differ by more than this share of their mean are no pair.
 
     Returns
     -------
@@ -515,7 +521,7 @@ def repeat_pulls(catalog: pd.DataFrame, *, snr_tolerance: float = 0.2) -> pd.Dat
     pair = (
         (first["star_id"].to_numpy(object) == second["star_id"].to_numpy(object))
         & (first["mjd"].to_numpy() != second["mjd"].to_numpy())
-        & (np.abs(snr[0] - snr[1]) <= snr_tolerance * snr.max(axis=0, initial=0))
+        & (np.abs(snr[0] - snr[1]) <= snr_tolerance * snr.mean(axis=0))
     )
     first, second = first[pair], second[pair]
     combined = np.hypot(first[errors].to_numpy(np.float64), second[errors].to_numpy(np.float64))

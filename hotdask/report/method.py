@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.mathtext import MathTextParser
 
 from hotdask.report import figures
 from hotdask.report.render import Picture, picture, render
@@ -304,12 +306,23 @@ STEPS: tuple[Step, ...] = (
 """In the order the data meet them."""
 
 
+_PARSER = MathTextParser("path")
+_SIZE, _GAP = 12, 16
+"""Of letters, and between formulas [points]."""
+
+
 @figures.styled
 def formula_figure(formulas: tuple[str, ...]) -> Figure:
-    """Formulas, one below the other."""
-    figure = Figure(figsize=(5.6, 0.62 * len(formulas)))
-    for i, formula in enumerate(formulas):
-        figure.text(0.0, 1 - (i + 0.5) / len(formulas), formula, fontsize=12, va="center")
+    """Formulas, one below the other, each with the room that it needs."""
+    boxes = [_PARSER.parse(formula, dpi=72, prop=FontProperties(size=_SIZE)) for formula in formulas]
+    # Points; the height is all of it, with what hangs below the line.
+    heights = [box.height + _GAP for box in boxes]
+    width, height = max(box.width for box in boxes) + _GAP, sum(heights)
+    figure = Figure(figsize=(max(width / 72, 5.6), height / 72))
+    top = height
+    for formula, box, tall in zip(formulas, boxes, heights, strict=True):
+        figure.text(0.0, (top - _GAP / 2 - box.height + box.depth) / height, formula, fontsize=_SIZE, va="baseline")
+        top -= tall
     return figure
 
 

@@ -195,6 +195,7 @@ def build_report(
         "kernel_figures": _kernel_figures(throughput),
         "sample_figures": _sample_figures(catalog, chi2, max_chi2ratio=max_chi2ratio),
         "error_figures": _error_figures(catalog, bounds, snr_tolerance=snr_tolerance),
+        "repeat_figures": _repeat_figures(catalog, snr_tolerance=snr_tolerance),
         "scaling": fact_groups(scaling or {}, scalars_named="error scaling"),
         "recovery": recovery,
         "recovered": recovered,
@@ -393,7 +394,7 @@ def _precision_picture(catalog: pd.DataFrame, bounded: pd.DataFrame, label: Labe
         usable = np.isfinite(bound) & (bound > 0) & (error > 0)
         known = [snr[usable], bound[usable]] if usable.any() else []
         caption += (
-            f" Errors are {_median(error[usable] / bound[usable]):.2f} times the bound (median)." if known else ""
+            f" An error is {_median(error[usable] / bound[usable]):.2f} times its bound (median)." if known else ""
         )
     return picture(
         diagrams.precision_against_bound(catalog, label.name, *known),
@@ -420,24 +421,28 @@ def _error_figures(catalog: pd.DataFrame, bounds: pd.DataFrame | None, *, snr_to
                 "combined error: 1 where the errors say what repeat visits do.",
             )
         )
-        out.append(
-            picture(
-                errors.repeat_precision(catalog, snr_tolerance=snr_tolerance),
-                alt="Scatter of repeat visits of each label over signal-to-noise ratio, beside the catalog's error.",
-                caption="The same over S/N, label by label: scatter of repeats over √2, and the catalog's error.",
-            )
-        )
-        out.append(
-            picture(
-                errors.repeat_differences(catalog, snr_tolerance=snr_tolerance),
-                alt="Differences of repeat visits of each label over signal-to-noise ratio, with median and scatter.",
-                caption=f"Differences between two visits of a star above {errors.HOT:,.0f} K (Fig 10 of the paper). "
-                "Lines: median and scatter. Numbers: precision of one visit, the scatter over √2, at S/N below 50, 50 "
-                "to 100, and above 100.",
-                many=True,
-            )
-        )
     return out
+
+
+def _repeat_figures(catalog: pd.DataFrame, *, snr_tolerance: float) -> list[Picture]:
+    """Figures of eleven panels each."""
+    if len(figures.repeat_pulls(catalog, snr_tolerance=snr_tolerance)) < _MIN_PAIRS:
+        return []
+    return [
+        picture(
+            errors.repeat_precision(catalog, snr_tolerance=snr_tolerance),
+            alt="Scatter of repeat visits of each label over signal-to-noise ratio, beside the catalog's error.",
+            caption="Precision of one visit, label by label: scatter of repeats over √2, and the catalog's error.",
+        ),
+        picture(
+            errors.repeat_differences(catalog, snr_tolerance=snr_tolerance),
+            alt="Differences of repeat visits of each label over signal-to-noise ratio, with median and scatter.",
+            caption=f"Differences between two visits of a star above {errors.HOT:,.0f} K (Fig 10 of the paper). Lines: "
+            "median and scatter. Numbers: precision of one visit, the scatter over √2, at S/N below 50, 50 to 100, and "
+            "above 100.",
+            many=True,
+        ),
+    ]
 
 
 def _recovery(catalog: pd.DataFrame, truth: pd.DataFrame | None) -> tuple[list[dict], list[Picture]]:

@@ -406,7 +406,7 @@ def test_errors_stand_beside_the_bounds_of_the_same_spectra(catalog, parsed):
     bounded = page._bounded(catalog, fake_bounds(catalog))
     assert set(bounded["specid"]) == set(clean["specid"]) & set(catalog.iloc[::-2]["specid"])
     assert f"Cramér-Rao bound (Eq 3) of {len(bounded):,}".replace(",", " ") in parsed.text("section", id="errors")
-    assert "Errors are 1.25 times the bound (median)." in parsed.text("section", id="errors")
+    assert "An error is 1.25 times its bound (median)." in parsed.text("section", id="errors")
     snr, bound = bounded["snr_g"].to_numpy(float), bounded["logg_crb"].to_numpy(float)
     error, line = diagrams.precision_against_bound(catalog, "logg", snr, bound).axes[0].lines
     expected = figures.running_quantiles(snr, bound)
@@ -440,7 +440,7 @@ def test_repeat_pulls_have_unit_width_where_the_errors_are_right():
     assert figures.repeat_pulls(catalog.assign(mjd=np.int32(1))).empty
     unlike = np.where(catalog["uniqflag"] == 1, 100, 79).astype("float32")
     assert figures.repeat_pulls(catalog.assign(snr_g=unlike)).empty
-    assert len(figures.repeat_pulls(catalog.assign(snr_g=unlike), snr_tolerance=0.22)) == 3000
+    assert len(figures.repeat_pulls(catalog.assign(snr_g=unlike), snr_tolerance=0.24)) == 3000
     assert figures.repeat_pulls(catalog.assign(star_id=catalog["specid"])).empty
 
 

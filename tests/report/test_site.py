@@ -6,10 +6,11 @@ import re
 import numpy as np
 import pytest
 from fakes import Page, fake_catalog, fake_spectrum
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from hotdask.report.explorer import explorer_page, explorer_rows
-from hotdask.report.method import STEPS, method_page
+from hotdask.report.method import STEPS, formula_figure, method_page
 from hotdask.report.render import save_figure
 from hotdask.report.spectrum import draw_spectrum, labels_text, page_address, page_name
 
@@ -38,6 +39,23 @@ def test_the_method_has_all_equations_of_the_paper():
     parsed = Page(method_page())
     assert len(parsed.find("section")) == len(STEPS)
     assert len(parsed.find("img")) == sum(bool(step.formulas) for step in STEPS)
+
+
+@pytest.mark.parametrize("step", [step for step in STEPS if step.formulas], ids=lambda step: step.title)
+def test_no_formula_is_cut(step):
+    """What is drawn leaves the border of the picture white."""
+    figure = formula_figure(step.formulas)
+    figure.set_dpi(96)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    ink = np.asarray(canvas.buffer_rgba())[..., :3].min(axis=2) < 200
+    assert ink.any()
+    assert not (ink[:2].any())
+    assert not (ink[-2:].any())
+    assert not (ink[:, -2:].any())
+    # Lines do not run into one another: there is white between them.
+    rows = ink.any(axis=1)
+    assert np.count_nonzero(np.diff(rows.astype(int)) == 1) >= len(step.formulas)
 
 
 def test_the_explorer_holds_the_best_and_those_with_pages():
