@@ -13,7 +13,7 @@ import pyarrow as pa
 from hotdask.errors import RunError
 from hotdask.labels import CORRELATION_PAIRS, LABELS, LSF_NAMES, N_LABELS
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Raised whenever the meaning of anything a run writes changes."""
 
 COVARIANCE_SIZE = N_LABELS * N_LABELS
@@ -130,6 +130,13 @@ FITS: tuple[Column, ...] = (
     *(Column(f"n_pixel_{f}", _I4, "", f"pixels used, {doc}") for f, doc in _FITS.items()),
     *(Column(f"iterations_{f}", _I4, "", f"Levenberg-Marquardt steps, {doc}") for f, doc in _FITS.items()),
     Column("chi2_red", _F8, "", "reduced chi-square of all lines at the merged labels"),
+    Column(
+        "hydrogen_gain",
+        _F8,
+        "",
+        "gain in chi-square of the fit with hydrogen masked over the all-lines fit on its own pixels, over its "
+        "chi2_red; 6 is what noise gives; NaN where the masked fit has no weight in any case",
+    ),
     *RESIDUALS,
     Column("flags", _I4, "", "bits of hotdask.flags.Flag raised by the fit"),
 )

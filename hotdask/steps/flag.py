@@ -9,7 +9,6 @@ from astropy.stats import biweight_scale
 from hotdask.flags import CUTS, Flag
 from hotdask.labels import LABEL_NAMES
 from hotdask.schema import RESIDUALS
-from hotdask.steps.merge import hydrogen_weight
 from hotdask.steps.polynomial import Polynomial, assign_cells, fit_polynomial
 from hotdask.windows import SPEED_OF_LIGHT
 
@@ -233,9 +232,8 @@ def catalog_flags(
     Parameters
     ----------
     frame : pandas.DataFrame
-        The 11 labels as merged (vsini not yet set to 0), ``teff_all``, ``teff_hmasked``, ``ra``, ``dec`` [deg],
-        ``snr_g``, ``rv`` [km/s], ``chi2_red``, ``chi2ratio`` and `hotdask.schema.RESIDUALS`; ``flags`` of the fit, if
-        there, are kept.
+        The 11 labels as merged (vsini not yet set to 0), ``ra``, ``dec`` [deg], ``snr_g``, ``rv`` [km/s],
+        ``chi2_red``, ``chi2ratio`` and `hotdask.schema.RESIDUALS`; ``flags`` of the fit, if there, are kept.
     min_teff : float
         Limit of the sample [K].
     min_snr : float
@@ -260,8 +258,8 @@ def catalog_flags(
     Examples
     --------
     >>> row = dict.fromkeys([*LABEL_NAMES, "ra", "dec", *(c.name for c in RESIDUALS)], [0.0])
-    >>> row |= {"teff": 6800.0, "teff_all": 6800.0, "teff_hmasked": 6800.0, "logg": 4.0, "vsini": -3.0}
-    >>> row |= {"snr_g": 40.0, "rv": 12.0, "chi2_red": 1.0, "chi2ratio": 0.5}
+    >>> row |= {"teff": 6800.0, "logg": 4.0, "vsini": -3.0, "snr_g": 40.0}
+    >>> row |= {"rv": 12.0, "chi2_red": 1.0, "chi2ratio": 0.5}
     >>> out = catalog_flags(pd.DataFrame(row), min_teff=7000, min_snr=5, max_chi2ratio=10)
     >>> Flag(int(out["flags"][0])) == Flag.COOL | Flag.NEGATIVE_VSINI, bool(out["in_sample"][0])
     (True, False)
@@ -315,11 +313,9 @@ def _kind_flags(frame: pd.DataFrame) -> dict[Flag, np.ndarray]:
     teff, logg, vsini, fe_h, si_h = (
         frame[name].to_numpy(dtype=np.float64) for name in ("teff", "logg", "vsini", "fe_h", "si_h")
     )
-    masked = hydrogen_weight(frame["teff_hmasked"].to_numpy(), frame["teff_all"].to_numpy()) > 0
     high = np.abs(galactic_latitude(frame["ra"].to_numpy(), frame["dec"].to_numpy())) > 15
     return {
         Flag.PECULIAR: (fe_h > 0.2) & (si_h > 0.4) & (vsini < 150) & (teff > 7000) & (teff < 20000),
-        Flag.LOGG_SUSPECT: masked & (logg < 3),
         Flag.SUBDWARF: logg > 5,
         Flag.NLTE: (teff > 25000) | (logg < 2),
         Flag.HALO: (fe_h < -1.2) & high & (teff > 7000) & (teff < 13000),

@@ -15,7 +15,7 @@ from hotdask.labels import INDEX, LABEL_NAMES, LABELS, N_LABELS
 from hotdask.steps.compress import blocks
 from hotdask.steps.fit import Block, Fitter, Solution, start_at
 from hotdask.steps.indices import guess_teff
-from hotdask.steps.merge import merge_fits
+from hotdask.steps.merge import hydrogen_gain, hydrogen_weight, merge_fits
 from hotdask.steps.modelerror import add_model_error
 from hotdask.steps.normalize import Normalizer
 from hotdask.steps.refine import Refiner
@@ -285,19 +285,22 @@ class Labeler:
         self, prepared: Prepared, everything: Solution, masked: Solution, refitted: np.ndarray, smoothing: np.ndarray
     ) -> dict[str, np.ndarray]:
         block = prepared.block
+        teff, logg = INDEX["teff"], INDEX["logg"]
+        # Where the masked fit may have weight at all, it is asked what it gains.
+        near = hydrogen_weight(masked.labels[:, teff], everything.labels[:, teff]) > 0
+        rows = np.flatnonzero(near & np.isfinite(everything.labels).all(axis=1))
+        gain = np.full(len(near), np.nan)
+        at_all = self._chi2_at("hmasked", prepared, rows, everything.labels[rows])
+        gain[rows] = hydrogen_gain(at_all, masked.chi2[rows], masked.chi2_red[rows])
         labels, covariance, weight = merge_fits(
-            everything.labels, everything.covariance, masked.labels, masked.covariance
+            everything.labels, everything.covariance, masked.labels, masked.covariance, gain
         )
         # A fit without weight in the result says nothing about the result.
         has_all, has_masked = weight < 1, weight > 0
         unfinished = (has_all & ~everything.converged) | (has_masked & ~masked.converged)
         chi2 = everything.chi2.copy()
         shared = np.flatnonzero(has_masked)
-        if self._refiner is None:
-            chi2[shared] = block.chi2_at(labels[shared], rows=shared)
-        else:
-            spectra = (a[shared] for a in (prepared.flux, prepared.ivar, prepared.lsf))
-            chi2[shared] = self._refiner.chi2_at("all", *spectra, labels[shared])
+        chi2[shared] = self._chi2_at("all", prepared, shared, labels[shared])
         chi2_red = chi2 / (everything.n_pixel - N_LABELS) / smoothing
         flags = prepared.flags.copy()
         for flag, raised in (
@@ -306,10 +309,13 @@ class Labeler:
             (Flag.NOT_CONVERGED, block.fittable & unfinished),
             (Flag.AT_BOUND, (has_all & everything.at_bound) | (has_masked & masked.at_bound)),
             (Flag.OUTSIDE_LIBRARY, self.model.outside(labels, prepared.lsf)),
+            (Flag.LOGG_SUSPECT, has_masked & (labels[:, logg] < 3)),
+            (Flag.MASKED_SET_ASIDE, near & ~has_masked),
         ):
             flags[raised] |= flag
         out = {name: labels[:, i] for i, name in enumerate(LABEL_NAMES)}
         out |= {"covariance": covariance, "teff_guess": prepared.teff_guess, "chi2_red": chi2_red, "flags": flags}
+        out["hydrogen_gain"] = gain
         for which, solution in (("all", everything), ("hmasked", masked)):
             for i, name in enumerate(LABEL_NAMES):
                 out[f"{name}_{which}"] = solution.labels[:, i]
@@ -318,6 +324,13 @@ class Labeler:
             out[f"n_pixel_{which}"] = solution.n_pixel
             out[f"iterations_{which}"] = solution.iterations
         return out
+
+    def _chi2_at(self, which: str, prepared: Prepared, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        """χ² of labels (m, 11) of some spectra, by the emulator whose labels the catalog holds."""
+        if self._refiner is None:
+            return prepared.block.chi2_at(labels, which, rows)
+        spectra = (a[rows] for a in (prepared.flux, prepared.ivar, prepared.lsf))
+        return self._refiner.chi2_at(which, *spectra, labels)
 
 
 def fit_both(block: Block, starts: Sequence[np.ndarray]) -> tuple[Solution, Solution, np.ndarray]:

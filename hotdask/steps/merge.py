@@ -2,6 +2,9 @@
 
 Near 9500 K hydrogen lines hardly change with Teff, and fits of all lines pile up on either side. The masked fit does
 not, so it takes over there and fades out smoothly to both sides.
+
+Without hydrogen, log g of a noisy star may end anywhere. So the masked fit counts only as far as it tells more than
+noise: what the all-lines fit says of lines other than hydrogen must fit them worse than noise alone would have it.
 """
 
 import numpy as np
@@ -14,6 +17,12 @@ LENGTH_HOT = 5000.0
 
 LENGTH_COOL = 3000.0
 """L of Eq 6 [K] elsewhere: the masked fit counts down to 8000 K."""
+
+NOISE_GAIN = 6.0
+"""Gain (see `hydrogen_gain`) of the masked fit where the all-lines fit is right and only noise parts them: the mean of
+simulated stars of 8000-12000 K at any S/N. Of 11 labels as many are told mostly by hydrogen lines, so that the masked
+fit is free to follow the noise with them. The share of the gain beyond that is the share of the difference that is no
+noise, and the weight that shrinks the masked fit toward the other one as Green and Strawderman do."""
 
 
 def hydrogen_weight(teff_hmasked, teff_all) -> np.ndarray:
@@ -52,12 +61,40 @@ def hydrogen_weight(teff_hmasked, teff_all) -> np.ndarray:
     return np.where(np.isnan(teff_hmasked), np.where(np.isnan(teff_all), np.nan, 0.0), weight)
 
 
-def merge_fits(labels_all, cov_all, labels_hmasked, cov_hmasked) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def hydrogen_gain(chi2_all, chi2_hmasked, chi2_red_hmasked) -> np.ndarray:
+    """How much better the masked fit does with its pixels than the all-lines fit, in units of their noise.
+
+    G = (χ²(l2) − χ²(l1)) / χ²_red(l1), all over the pixels of the masked fit.
+
+    Parameters
+    ----------
+    chi2_all, chi2_hmasked, chi2_red_hmasked : (n,) float64
+        χ² of the pixels without hydrogen at the labels of the all-lines and of the masked fit, and the latter per
+        degree of freedom.
+
+    Returns
+    -------
+    (n,) float64
+        0 or more.
+
+    Examples
+    --------
+    >>> hydrogen_gain([3000.0, 2399.0], [2940.0, 2400.0], [1.5, 1.0]).tolist()
+    [40.0, 0.0]
+    """
+    difference = np.asarray(chi2_all, dtype=np.float64) - np.asarray(chi2_hmasked, dtype=np.float64)
+    return np.maximum(difference, 0) / np.asarray(chi2_red_hmasked, dtype=np.float64)
+
+
+def merge_fits(
+    labels_all, cov_all, labels_hmasked, cov_hmasked, gain=np.nan
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Merged labels, their covariance and the weight of the hydrogen-masked fit.
 
-    With l1, C1 the masked and l2, C2 the all-lines fit: l = ω1·l1 + (1 − ω1)·l2. The all-lines fit uses every pixel
+    With l1, C1 the masked and l2, C2 the all-lines fit: l = ω·l1 + (1 − ω)·l2, where ω = ω1·max(0, 1 − 6/G): ω1 of
+    `hydrogen_weight`, G of `hydrogen_gain`. The all-lines fit uses every pixel
     of the masked one, so cov(l1, l2) = C2 (an efficient estimate is uncorrelated with how any other one differs from
-    it) and C = ω1²·C1 + (1 − ω1²)·C2, ω1 held fixed.
+    it) and C = ω²·C1 + (1 − ω²)·C2, ω held fixed.
 
     Parameters
     ----------
@@ -65,6 +102,8 @@ def merge_fits(labels_all, cov_all, labels_hmasked, cov_hmasked) -> tuple[np.nda
         Labels in the order and units of `hotdask.labels.LABELS`. A row with any NaN is no fit: the other one is used.
     cov_all, cov_hmasked : (n, 11, 11) float64
         Their covariances.
+    gain : (n,) float64
+        G; where it is NaN, ω = ω1, as where only one fit exists.
 
     Returns
     -------
@@ -72,11 +111,12 @@ def merge_fits(labels_all, cov_all, labels_hmasked, cov_hmasked) -> tuple[np.nda
         NaN where there is neither fit.
     covariance : (n, 11, 11) float64
     weight : (n,) float64
-        ω1; see `hydrogen_weight`.
+        ω.
 
     References
     ----------
-    Xiang et al. 2022, §4.5, Eqs 5-7.
+    Xiang et al. 2022, §4.5, Eqs 5-7; Green & Strawderman 1991 (JASA 86, 1001) for a precise estimate that may be biased
+    beside an unbiased one.
 
     Examples
     --------
@@ -85,6 +125,8 @@ def merge_fits(labels_all, cov_all, labels_hmasked, cov_hmasked) -> tuple[np.nda
     >>> labels, covariance, weight = merge_fits(hot, c, masked, 2 * c)
     >>> float(labels[0, 0]), float(covariance[0, 0, 0]), float(weight[0])
     (30000.0, 1.0, 0.0)
+    >>> merge_fits(hot / 30000 * 9400, c, masked / 31000 * 9500, 2 * c, gain=[24.0])[2].tolist()
+    [0.75]
     """
     labels_all, cov_all, labels_hmasked, cov_hmasked = (
         np.asarray(a, dtype=np.float64) for a in (labels_all, cov_all, labels_hmasked, cov_hmasked)
@@ -94,6 +136,8 @@ def merge_fits(labels_all, cov_all, labels_hmasked, cov_hmasked) -> tuple[np.nda
     weight = hydrogen_weight(
         np.where(has_hmasked, labels_hmasked[:, teff], np.nan), np.where(has_all, labels_all[:, teff], np.nan)
     )
+    share = 1 - NOISE_GAIN / np.maximum(gain, NOISE_GAIN)
+    weight = np.where(has_all & has_hmasked & ~np.isnan(share), weight * share, weight)
 
     def mix(w, masked, full):
         # A fit without weight must not leak its NaN, nor rounding: 0·NaN is NaN.

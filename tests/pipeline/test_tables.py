@@ -35,12 +35,13 @@ def catalog(finished) -> pd.DataFrame:
 
 
 def merge_one(row: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Eqs 5-7 for one spectrum."""
+    """Eqs 5-7 for one spectrum, the masked fit taken for what it gains beyond noise."""
     everything, masked = (np.array([row[f"{n}_{w}"] for n in LABEL_NAMES]) for w in ("all", "hmasked"))
     c_all, c_masked = (np.reshape(row[f"covariance_{w}"], (11, 11)) for w in ("all", "hmasked"))
     x = masked[0] - 9500
     length = 5000 if everything[0] > 9500 else 3000
-    w = np.cos(np.pi * x / length) ** 2 if abs(x) <= length / 2 else 0.0
+    gain = row["hydrogen_gain"]
+    w = np.cos(np.pi * x / length) ** 2 * max(0, 1 - 6 / gain) if abs(x) <= length / 2 and gain > 0 else 0.0
     return w * masked + (1 - w) * everything, w**2 * c_masked + (1 - w**2) * c_all
 
 

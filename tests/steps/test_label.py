@@ -12,7 +12,7 @@ from hotdask.flags import Flag
 from hotdask.labels import INDEX, LABEL_NAMES, LABELS, LSF_NAMES, N_LABELS
 from hotdask.simulation import Simulation, draw_stars, draw_visits, make_spectra
 from hotdask.steps.label import Labeler, fit_both
-from hotdask.steps.merge import merge_fits
+from hotdask.steps.merge import NOISE_GAIN, merge_fits
 from hotdask.steps.refine import Refiner
 from hotdask.steps.restframe import noise_power
 
@@ -74,7 +74,7 @@ def test_merged_labels_are_those_of_the_two_fits(labelled):
         (np.column_stack([labelled[f"{n}_{which}"] for n in LABEL_NAMES]), labelled[f"covariance_{which}"])
         for which in ("all", "hmasked")
     ]
-    labels, covariance, weight = merge_fits(*both[0], *both[1])
+    labels, covariance, weight = merge_fits(*both[0], *both[1], labelled["hydrogen_gain"])
     np.testing.assert_array_equal(np.column_stack([labelled[n] for n in LABEL_NAMES]), labels)
     np.testing.assert_array_equal(labelled["covariance"], covariance)
     # Hot stars owe nothing to the fit without hydrogen, so its limits are no flag of theirs.
@@ -131,7 +131,8 @@ def test_chi2_of_a_wrong_velocity_is_not_one(survey, labelled):
 
 def test_merged_chi2(survey, labelled):
     (all_lines, _), (masked, _) = stack(labelled), stack(labelled, "hmasked")
-    merged, _, weight = merge_fits(all_lines, labelled["covariance_all"], masked, labelled["covariance_hmasked"])
+    both = all_lines, labelled["covariance_all"], masked, labelled["covariance_hmasked"]
+    merged, _, weight = merge_fits(*both, labelled["hydrogen_gain"])
     # Without weight of the masked fit the merged labels are those of all lines, and so is χ².
     alone = weight == 0
     assert 0 < alone.sum() < len(alone)
@@ -323,9 +324,46 @@ class TestRefit:
         side = [s.labels[~refitted, 0] < windows.HYDROGEN_MAXIMUM for s in (everything, masked)]
         np.testing.assert_array_equal(*side)
 
-    def test_flag(self, desert):
-        observed, _, (_, _, refitted) = desert
-        np.testing.assert_array_equal(observed.label()["flags"] & Flag.REFITTED != 0, refitted)
+    @pytest.fixture(scope="class")
+    @classmethod
+    def result(cls, desert):
+        return desert[0].label()
+
+    def test_flag(self, desert, result):
+        np.testing.assert_array_equal(result["flags"] & Flag.REFITTED != 0, desert[2][2])
+
+    def test_gain_is_what_pixels_without_hydrogen_say(self, desert, result):
+        _, block, (everything, masked, _) = desert
+        gain = (block.chi2_at(everything.labels, "hmasked") - masked.chi2) / masked.chi2_red
+        near = np.isfinite(result["hydrogen_gain"])
+        assert near.sum() > 80
+        np.testing.assert_allclose(result["hydrogen_gain"][near], np.maximum(gain[near], 0), atol=0.02)
+        # The models are perfect here: whatever parts the fits is noise.
+        assert np.mean(gain[near]) == pytest.approx(NOISE_GAIN, abs=1.2)
+
+    def test_a_masked_fit_that_tells_noise_is_set_aside_and_flagged(self, result):
+        both = [
+            (np.column_stack([result[f"{n}_{which}"] for n in LABEL_NAMES]), result[f"covariance_{which}"])
+            for which in ("all", "hmasked")
+        ]
+        _, _, weight = merge_fits(*both[0], *both[1], result["hydrogen_gain"])
+        aside = result["hydrogen_gain"] <= NOISE_GAIN
+        assert 0.3 < aside.mean() < 0.8
+        np.testing.assert_array_equal(result["flags"] & Flag.MASKED_SET_ASIDE != 0, aside)
+        np.testing.assert_array_equal(result["flags"] & Flag.LOGG_SUSPECT != 0, (weight > 0) & (result["logg"] < 3))
+
+    def test_log_g_near_the_maximum_is_that_of_the_hydrogen_lines(self, desert, result):
+        both = [
+            (np.column_stack([result[f"{n}_{which}"] for n in LABEL_NAMES]), result[f"covariance_{which}"])
+            for which in ("all", "hmasked")
+        ]
+        equation_5 = merge_fits(*both[0], *both[1])[0][:, INDEX["logg"]]
+        error, without, least = (
+            np.mean(np.abs(logg - desert[0].labels[:, INDEX["logg"]]))
+            for logg in (result["logg"], equation_5, result["logg_all"])
+        )
+        assert error < 0.6 * without
+        assert error < 1.3 * least
 
     def test_the_first_guess_decides_little(self, desert):
         # The masked fit has guesses on both sides of its own: a wrong start, or one less, leaves χ² where it was.

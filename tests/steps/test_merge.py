@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hotdask.labels import INDEX, N_LABELS
-from hotdask.steps.merge import hydrogen_weight, merge_fits
+from hotdask.steps.merge import NOISE_GAIN, hydrogen_gain, hydrogen_weight, merge_fits
 
 TEFF = st.floats(6000, 40000)
 
@@ -80,6 +80,60 @@ def _fits(teff_all, teff_hmasked):
     full, masked = np.full((n, N_LABELS), 1.0), np.full((n, N_LABELS), 2.0)
     full[:, 0], masked[:, 0] = teff_all, teff_hmasked
     return full, np.repeat(np.eye(N_LABELS)[None], n, 0), masked, np.repeat(4 * np.eye(N_LABELS)[None], n, 0)
+
+
+@given(TEFF, TEFF, st.floats(0, 1e6))
+def test_masked_fit_counts_as_far_as_it_tells_more_than_noise(full, masked, gain):
+    both = _fits([full], [masked])
+    labels, covariance, weight = merge_fits(*both, [gain])
+    expected = hydrogen_weight([masked], [full])[0] * (1 - NOISE_GAIN / gain if gain > NOISE_GAIN else 0)
+    assert weight[0] == pytest.approx(expected, abs=1e-12)
+    assert labels[0, 1] == pytest.approx(1 + expected)
+    assert covariance[0, 1, 1] == pytest.approx(1 + 3 * expected**2)
+    # A little more gain moves labels by as little: nothing jumps where the weight ends.
+    further = merge_fits(*both, [gain + 1e-3])[0]
+    assert abs(further[0, 1] - labels[0, 1]) <= 1e-3 / NOISE_GAIN
+
+
+def test_without_a_gain_equation_5_stands():
+    both = _fits([9400.0] * 3, [9000.0, 9300.0, 9500.0])
+    for given_up in ((), (np.full(3, np.nan),)):
+        np.testing.assert_array_equal(
+            merge_fits(*both, *given_up)[2], hydrogen_weight([9000.0, 9300.0, 9500.0], [9400.0] * 3)
+        )
+
+
+def _two_fits_of_one_line(rng, n, shift):
+    """Fits of all pixels, half of which are off by a pattern of size ``shift`` that no label describes, and of the
+    other half: labels and covariances of both, true labels 0, and the gain."""
+    n_kept, n_label = 40, N_LABELS
+    gradient = rng.normal(size=(2 * n_kept, n_label))
+    pattern = np.concatenate([np.zeros(n_kept), rng.normal(size=n_kept)])
+    data = rng.normal(size=(n, 2 * n_kept)) + shift * pattern / np.linalg.norm(pattern)
+    (full, c_full), (kept, c_kept) = (
+        (data[:, part] @ gradient[part] @ (inverse := np.linalg.inv(gradient[part].T @ gradient[part])), inverse)
+        for part in (slice(None), slice(n_kept))
+    )
+    at_full, at_kept = (((data - fit @ gradient.T)[:, :n_kept] ** 2).sum(axis=1) for fit in (full, kept))
+    return full, c_full, kept, c_kept, hydrogen_gain(at_full, at_kept, at_kept / (n_kept - n_label))
+
+
+@pytest.mark.parametrize(("shift", "share"), [(0.0, 0.75), (3.0, 0.85), (6.0, 0.97), (12.0, 1.01), (50.0, 1.01)])
+def test_merged_labels_err_less_than_those_of_the_masked_fit_whatever_misleads_hydrogen(shift, share):
+    """Risk in units of the masked fit's own errors, as Green & Strawderman 1991 prove it for normal deviates."""
+    full, c_full, kept, c_kept, gain = _two_fits_of_one_line(np.random.default_rng(3), 20_000, shift)
+    offset = np.zeros(N_LABELS)
+    # All at the hydrogen maximum, and so far from it in their own units that the weight of Eq 6 is 1.
+    offset[0] = 9500
+    labels, _, _ = merge_fits(full + offset, np.broadcast_to(c_full, (20_000, 11, 11)), kept + offset, c_kept, gain)
+    weight = np.linalg.inv(c_kept)
+    merged, masked = (np.mean(np.sum((a - offset) @ weight * (a - offset), axis=1)) for a in (labels, kept + offset))
+    assert masked == pytest.approx(N_LABELS, rel=0.03)
+    assert merged < share * masked
+    if shift == 50:
+        # What misleads the fit of all lines by much is left out of the result.
+        everything = np.mean(np.sum(full @ weight * full, axis=1))
+        assert everything > 5 * merged
 
 
 def test_a_missing_fit_leaves_the_other_one():
