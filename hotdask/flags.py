@@ -30,6 +30,7 @@ class Flag(IntFlag):
     NLTE = 1 << 21
     HALO = 1 << 22
     INTRINSICALLY_COOL = 1 << 23
+    RV_REFITTED = 1 << 24
 
 
 DESCRIPTIONS: dict[Flag, str] = {
@@ -57,6 +58,7 @@ DESCRIPTIONS: dict[Flag, str] = {
     Flag.NLTE: "Teff > 25000 K or log g < 2: LTE models and missing winds bias the labels (§4.7, §5.6).",
     Flag.HALO: "[Fe/H] < -1.2, 7000-13000 K, |b| > 15 deg: mostly blue horizontal branch or stragglers (§5.5).",
     Flag.INTRINSICALLY_COOL: "Red, and cool by an independent Teff; not of the OB catalog: noise made it look hot.",
+    Flag.RV_REFITTED: "Fitted at rv + rv_refit, as rv was suspect: right if rv was wrong, not if two stars blend.",
 }
 
 CUTS: dict[str, Flag] = {"low_snr": Flag.LOW_SNR, "cool": Flag.COOL, "intrinsically_cool": Flag.INTRINSICALLY_COOL}

@@ -11,6 +11,7 @@ from hotdask.labels import LABEL_NAMES
 from hotdask.schema import RESIDUALS
 from hotdask.steps.merge import hydrogen_weight
 from hotdask.steps.polynomial import Polynomial, assign_cells, fit_polynomial
+from hotdask.steps.velocity import SIGNIFICANT, is_suspect
 from hotdask.windows import SPEED_OF_LIGHT
 
 MIN_CELL = 15
@@ -29,10 +30,6 @@ EMISSION_WIDTH = 0.3
 """Excess of light in Balmer cores [Å] from which on it may be emission."""
 BINARY_SCORE = 25.0
 """binary_score above this is a second star; single stars of a simulation stay below 10."""
-RV_SHIFT = 30.0
-"""rv_shift [km/s] above which a velocity may be wrong."""
-SIGNIFICANT = 5.0
-"""Sigmas an excess or a shift must have."""
 _POLE = np.radians([192.85948, 27.12825])
 """North Galactic pole, J2000 (Hipparcos catalogue, vol. 1, §1.5.3)."""
 
@@ -295,18 +292,18 @@ def catalog_flags(
 
 
 def _residual_flags(frame: pd.DataFrame) -> dict[Flag, np.ndarray]:
-    """What the pixels say. Errors are photon noise, which chi2_red tells how far to trust."""
+    """What the pixels say."""
     value = {c.name: frame[c.name].to_numpy(dtype=np.float64) for c in RESIDUALS}
-    stretch = np.sqrt(np.maximum(frame["chi2_red"].to_numpy(dtype=np.float64), 1.0))
     emission = np.zeros(len(frame), dtype=bool)
     for line in ("halpha_excess", "balmer_excess"):
-        # Not stretched: it is the emission that makes chi2_red large.
+        # Not stretched by chi2_red: it is the emission that makes it large.
         emission |= (value[line] > EMISSION_WIDTH) & (value[line] > SIGNIFICANT * value[f"{line}_err"])
-    shift = np.abs(value["rv_shift"])
+    # A shift that the labels were fitted with is none of them.
+    left = value["rv_shift"] - value["rv_refit"]
     return {
         Flag.EMISSION: emission,
         Flag.BINARY: value["binary_score"] > BINARY_SCORE,
-        Flag.VELOCITY_SUSPECT: (shift > RV_SHIFT) & (shift > SIGNIFICANT * stretch * value["rv_shift_err"]),
+        Flag.VELOCITY_SUSPECT: is_suspect(left, value["rv_shift_err"], frame["chi2_red"].to_numpy(dtype=np.float64)),
     }
 
 

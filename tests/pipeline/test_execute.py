@@ -31,6 +31,8 @@ from hotdask.pipeline.pages import choose_spectra, plot_spectrum
 from hotdask.pipeline.plan import read_rejects
 from hotdask.pipeline.state import STEPS
 from hotdask.pipeline.status import status
+from hotdask.steps.label import Labeler
+from hotdask.store.cube import read_partition
 from hotdask.store.lamost import read_spectrum
 from hotdask.store.lock import hold
 from hotdask.store.parquet import list_parts
@@ -509,6 +511,14 @@ def test_a_table_corrects_spectra_and_carries_columns(
     spectra = pd.concat([pd.read_parquet(p) for p in list_parts(tmp_path / "RUN" / "spectra")]).set_index("fitsname")
     assert spectra.loc[paths[1].name, ["lsf_b0", "lsf_r0"]].tolist() == [1.25, 1.7]
     assert spectra.drop(index=paths[1].name)["lsf_b0"].isna().all()
+    # ... and it is what the labels were fitted with.
+    partition, row = divmod(spectra.index.get_loc(paths[1].name), settings.cube.partition_size)
+    arrays = {k: v[row : row + 1] for k, v in read_partition(tmp_path / "RUN" / "spectra.zarr", partition).items()}
+    labeler = Labeler(load_emulator())
+    pixels = arrays["flux"], labeler.usable(arrays["ivar"], arrays["andmask"], arrays["ormask"]), arrays["rv"]
+    own, mean = (labeler.label(*pixels, lsf)["vsini_all"][0] for lsf in (np.array([[1.25, 0, 0, 1.7, 0, 0]]), None))
+    assert by_name["vsini_all"].iloc[1] == pytest.approx(own, rel=1e-3)
+    assert abs(own - mean) > 1
 
 
 def test_classes_choose_before_the_cube(client: Client, survey, settings_for: MakeSettings, tmp_path: Path) -> None:
