@@ -37,6 +37,8 @@ _RV_STEP = 150.0
 """Largest correction by a linear fit [km/s], which is valid within a pixel or two of 69."""
 _RV_CHI2 = 1.5
 """Reduced χ² from which on a velocity is looked for that a linear fit cannot reach."""
+_RV_GAIN = 0.9
+"""... and what must become of it there, as a share."""
 _RV_STARS = (9000.0, 20000.0)
 """Teff of plain stars that spectra are compared with besides: the fit of one that is far off may be of no use."""
 
@@ -311,7 +313,8 @@ class Labeler:
                 break
             applied[left] += shift[left].clip(-_RV_STEP, _RV_STEP)
         good = np.isfinite(shift) & ~is_suspect(shift, found["rv_shift_err"], found["chi2_red"])
-        good &= found["chi2_red_all"] < out["chi2_red_all"][rows]
+        # A jump that only χ² asked for must be worth it.
+        good &= found["chi2_red_all"] < np.where(near[rows], 1.0, _RV_GAIN) * out["chi2_red_all"][rows]
         found["rv_shift"] = shift + found["rv_refit"]
         found["flags"] |= Flag.RV_REFITTED
         for name, values in found.items():

@@ -22,12 +22,12 @@ PIXEL = 69.04
 
 @pytest.fixture(scope="module")
 def spectra():
-    n = 14 * len(OFFSETS)
+    n = 10 * len(OFFSETS)
     simulation = Simulation(stars=n, spectra=n, seed=12, snr=(40.0, 150.0))
     visits = draw_visits(simulation, draw_stars(simulation, EMULATOR))
     arrays, _ = make_spectra(visits, EMULATOR, simulation)
     ivar = PLAIN.usable(arrays["ivar"], arrays["andmask"], arrays["ormask"])
-    offset = np.tile(OFFSETS, 14)
+    offset = np.tile(OFFSETS, 10)
     rv = visits["rv_true"].to_numpy() - offset
     return visits, offset, (arrays["flux"], ivar, rv, visits[list(LSF_NAMES)].to_numpy())
 
@@ -71,7 +71,7 @@ def test_wrong_velocities_are_corrected(spectra, plain, refitted):
 
 def test_the_rest_is_left_as_it_was(plain, refitted):
     same = ~was_refitted(refitted)
-    assert same.sum() >= 14
+    assert same.sum() >= 10
     for name, values in plain.items():
         np.testing.assert_array_equal(refitted[name][same], values[same], err_msg=name)
     assert (refitted["rv_refit"][same] == 0).all()
@@ -92,7 +92,7 @@ def test_refitted_labels_are_those_at_the_velocity_the_column_says(spectra, refi
 
 def test_company_does_not_matter(spectra, refitted):
     sigma = np.sqrt(np.diagonal(refitted["covariance"], axis1=1, axis2=2))
-    for rows in (np.array([7]), np.arange(120, 40, -3)):
+    for rows in (np.array([7]), np.arange(88, 40, -3)):
         some = REFITTING.label(*(a[rows] for a in spectra[2]))
         np.testing.assert_array_equal(was_refitted(some), was_refitted(refitted)[rows])
         for i, name in enumerate(LABEL_NAMES):
