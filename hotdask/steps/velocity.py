@@ -5,7 +5,7 @@ import numpy as np
 from hotdask.windows import LOG_STEP, SPEED_OF_LIGHT
 
 RV_SHIFT = 30.0
-"""rv_shift [km/s] above which a velocity may be wrong."""
+"""rv_shift [km/s] above which a velocity may be wrong. From visit to visit of LAMOST, rv + rv_shift scatters by 4.4."""
 SIGNIFICANT = 5.0
 """Sigmas it must have, and any other excess."""
 REACH = 30
