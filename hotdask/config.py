@@ -79,6 +79,7 @@ class Fit(_Section):
     continuum_tolerance: float = Field(
         1e-2, gt=0, description="shift of the continuum by bad pixels above which a first fit corrects it"
     )
+    refit_rv: bool = Field(False, description="fit spectra of suspect velocity again, at the velocity they want")
     emulator: str | None = Field(None, description="emulator file (.safetensors); default: the one shipped")
     refine: str | None = Field(
         None, description="file of a per-pixel emulator (.safetensors) that goes on where fits with the other end"

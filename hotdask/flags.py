@@ -31,6 +31,7 @@ class Flag(IntFlag):
     HALO = 1 << 22
     INTRINSICALLY_COOL = 1 << 23
     MASKED_SET_ASIDE = 1 << 24
+    RV_REFITTED = 1 << 25
 
 
 DESCRIPTIONS: dict[Flag, str] = {
@@ -49,7 +50,7 @@ DESCRIPTIONS: dict[Flag, str] = {
     Flag.UNSCALED_ERRORS: "Errors of one or more labels are formal: too few repeat visits to scale them, or no S/N.",
     Flag.LARGE_VELOCITY: "|rv| above 0.02 c: a suspect velocity.",
     Flag.CONTINUUM_CORRECTED: "Bad pixels shifted the continuum by over 1 %; a first fit of the star corrected it.",
-    Flag.EMISSION: "Light above the model in Balmer cores: emission, which the labels do not describe (§5.2).",
+    Flag.EMISSION: "Hα over 0.5 Å and 5 sigma above the model: emission of a disk or wind, not in the labels (§5.2).",
     Flag.BINARY: "Lines of a second star improve the fit: vsini may be an artefact (§5.6); a wrong rv can look alike.",
     Flag.VELOCITY_SUSPECT: "A fit wants another velocity, by over 30 km/s and 5 sigma (rv_shift); vsini is too large.",
     Flag.PECULIAR: "[Fe/H] > 0.2, [Si/H] > 0.4, vsini < 150 km/s: likely ApBp; log g may be too low (§5.3, §5.5).",
@@ -59,6 +60,7 @@ DESCRIPTIONS: dict[Flag, str] = {
     Flag.HALO: "[Fe/H] < -1.2, 7000-13000 K, |b| > 15 deg: mostly blue horizontal branch or stragglers (§5.5).",
     Flag.INTRINSICALLY_COOL: "Red, and cool by an independent Teff; not of the OB catalog: noise made it look hot.",
     Flag.MASKED_SET_ASIDE: "Near 9500 K, but the fit without hydrogen tells no more than noise: all lines decide.",
+    Flag.RV_REFITTED: "Fitted at rv + rv_refit, as rv was suspect: right if rv was wrong, not if two stars blend.",
 }
 
 CUTS: dict[str, Flag] = {"low_snr": Flag.LOW_SNR, "cool": Flag.COOL, "intrinsically_cool": Flag.INTRINSICALLY_COOL}

@@ -106,8 +106,9 @@ RESIDUALS = (
     Column("halpha_excess_err", _F8, "Angstrom", "1-sigma error of halpha_excess, photon noise only"),
     Column("balmer_excess", _F8, "Angstrom", "the same as halpha_excess, for the cores of Hβ to Hδ together"),
     Column("balmer_excess_err", _F8, "Angstrom", "1-sigma error of balmer_excess, photon noise only"),
-    Column("rv_shift", _F8, "km/s", "what a linear fit, all labels free, would add to rv; valid within one pixel, 69"),
+    Column("rv_shift", _F8, "km/s", "what a fit, all labels free, would add to rv; beyond rv_refit linear: within 69"),
     Column("rv_shift_err", _F8, "km/s", "1-sigma error of rv_shift, photon noise only"),
+    Column("rv_refit", _F8, "km/s", "part of rv_shift that the labels were fitted with, see fit.refit_rv; 0 = at rv"),
     Column("binary_score", _F8, "", "gain in chi-square by a second star, over chi2_red_all if that is above 1"),
 )
 """What `hotdask.steps.residuals` found in the fit of all lines."""

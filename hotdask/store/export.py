@@ -45,6 +45,7 @@ UCD: dict[str, str] = {
     "balmer_excess_err": "stat.error;spect.line.eqWidth",
     "rv_shift": "spect.dopplerVeloc",
     "rv_shift_err": "stat.error;spect.dopplerVeloc",
+    "rv_refit": "spect.dopplerVeloc",
     "binary_score": "stat.fit.goodness",
     "flags": "meta.code.qual",
     "in_sample": "meta.code",

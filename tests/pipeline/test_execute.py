@@ -27,10 +27,13 @@ from hotdask.labels import LABEL_NAMES
 from hotdask.pipeline.cluster import open_client
 from hotdask.pipeline.execute import run
 from hotdask.pipeline.maps import make_labeler
-from hotdask.pipeline.pages import choose_spectra, plot_spectrum
+from hotdask.pipeline.pages import choose_spectra, plot_spectrum, spectrum_views
 from hotdask.pipeline.plan import read_rejects
 from hotdask.pipeline.state import STEPS
 from hotdask.pipeline.status import status
+from hotdask.steps.label import Labeler
+from hotdask.steps.restframe import noise_power
+from hotdask.store.cube import read_partition
 from hotdask.store.lamost import read_spectrum
 from hotdask.store.lock import hold
 from hotdask.store.parquet import list_parts
@@ -509,6 +512,40 @@ def test_a_table_corrects_spectra_and_carries_columns(
     spectra = pd.concat([pd.read_parquet(p) for p in list_parts(tmp_path / "RUN" / "spectra")]).set_index("fitsname")
     assert spectra.loc[paths[1].name, ["lsf_b0", "lsf_r0"]].tolist() == [1.25, 1.7]
     assert spectra.drop(index=paths[1].name)["lsf_b0"].isna().all()
+    # ... and it is what the labels were fitted with.
+    partition, row = divmod(spectra.index.get_loc(paths[1].name), settings.cube.partition_size)
+    arrays = {k: v[row : row + 1] for k, v in read_partition(tmp_path / "RUN" / "spectra.zarr", partition).items()}
+    labeler = Labeler(load_emulator())
+    pixels = arrays["flux"], labeler.usable(arrays["ivar"], arrays["andmask"], arrays["ormask"]), arrays["rv"]
+    own, mean = (labeler.label(*pixels, lsf)["vsini_all"][0] for lsf in (np.array([[1.25, 0, 0, 1.7, 0, 0]]), None))
+    assert by_name["vsini_all"].iloc[1] == pytest.approx(own, rel=1e-3)
+    assert abs(own - mean) > 1
+
+
+def test_spectra_of_wrong_velocity_are_fitted_again_on_request(
+    client: Client, survey, settings_for: MakeSettings, tmp_path: Path
+) -> None:
+    paths, wrong = survey.good[:16], np.isin(np.arange(16), (3, 11))
+    headers = np.array([fits.getheader(p)["Z"] * 299792.458 for p in paths])
+    table = pd.DataFrame({"path": [str(p) for p in paths], "rv": headers + np.where(wrong, 400.0, 0.0)})
+    table.to_csv(tmp_path / "table.csv")
+    settings = settings_for(tmp_path / "RUN", table=tmp_path / "table.csv", fit__refit_rv=True)
+    summary = run(settings, until="catalog", client=client, echo=quiet)
+    catalog = hotdask.read_catalog(tmp_path / "RUN").set_index("fitsname").loc[[p.name for p in paths]].reset_index()
+    # What the survey gave stays, what was done about it is said.
+    np.testing.assert_allclose(catalog["rv"], table["rv"], rtol=1e-12)
+    np.testing.assert_array_equal(catalog["flags"] & int(Flag.RV_REFITTED) != 0, wrong)
+    assert (catalog["flags"] & int(Flag.VELOCITY_SUSPECT) == 0).all()
+    np.testing.assert_array_equal(catalog["rv_refit"] != 0, wrong)
+    assert np.abs(catalog["rv_shift"] + 400)[wrong].max() < 30
+    # A page shows the spectrum as it was fitted: its misfit is the catalog's.
+    chosen = catalog[wrong]
+    views = spectrum_views(tmp_path / "RUN", settings, summary["emulator"], chosen)
+    for view, row in zip(views, chosen.iloc, strict=True):
+        chi2 = (view.ivar * (view.flux - view.model_all) ** 2)[view.used].sum() / (view.used.sum() - 11)
+        power = noise_power(np.array([row["rv"] + row["rv_refit"]]))[0]
+        assert chi2 / power <= row["chi2_red"] * 1.001
+        assert chi2 / power > 0.7 * row["chi2_red"]
 
 
 def test_classes_choose_before_the_cube(client: Client, survey, settings_for: MakeSettings, tmp_path: Path) -> None:

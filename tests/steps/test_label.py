@@ -224,6 +224,22 @@ class TestLineSpread:
         assert abs(np.median(own)) < 5
         assert np.median(mean) > 12
 
+    @pytest.mark.parametrize(("power", "sign"), [(1500, 1), (2200, -1)])
+    def test_arms_of_another_resolving_power(self, power, sign):
+        def change(visits):
+            visits[list(LSF_NAMES)] = mean_lsf(power, power)
+            return visits.assign(vsini_true=120.0, teff_true=np.linspace(8000, 14000, len(visits)))
+
+        observed = simulate(32, change, snr=(100.0, 200.0), seed=7)
+        found, sigma = stack(observed.label())
+        pull = (found - observed.labels) / sigma
+        assert np.abs(np.median(pull, axis=0)).max() < 0.9
+        i = INDEX["vsini"]
+        assert abs(np.median(found[:, i]) - 120) < 5
+        blind, formal = stack(observed.label(lsf=None))
+        assert sign * np.median(blind[:, i] - 120) > 10
+        assert sign * np.median((blind[:, i] - 120) / formal[:, i]) > 2
+
     def test_unknown_rows_take_the_mean(self, survey):
         lsf = survey.lsf.copy()
         lsf[::2, 4] = np.nan

@@ -26,16 +26,17 @@ def run(tmp_path_factory):
     """A published catalog of two parts with all joined columns, and gaps."""
     folder = tmp_path_factory.mktemp("run")
     rng = np.random.default_rng(1)
-    frame = pd.DataFrame()
+    columns = {}
     for field in arrow_schema((*CATALOG, *JOINED)):
         if pa.types.is_boolean(field.type):
-            frame[field.name] = rng.random(N) > 0.5
+            columns[field.name] = rng.random(N) > 0.5
         elif pa.types.is_integer(field.type):
-            frame[field.name] = np.arange(N).astype(field.type.to_pandas_dtype())
+            columns[field.name] = np.arange(N).astype(field.type.to_pandas_dtype())
         elif pa.types.is_floating(field.type):
-            frame[field.name] = rng.normal(size=N).astype(field.type.to_pandas_dtype())
+            columns[field.name] = rng.normal(size=N).astype(field.type.to_pandas_dtype())
         else:
-            frame[field.name] = [f"{field.name}{i}" for i in range(N)]
+            columns[field.name] = [f"{field.name}{i}" for i in range(N)]
+    frame = pd.DataFrame(columns)
     frame.loc[2, ["parallax", "teff"]] = np.nan
     frame["gaia_id"] = np.where(np.arange(N) == 2, -1, BIG + np.arange(N))
     extra = tuple(c.name for c in JOINED)
