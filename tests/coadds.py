@@ -13,7 +13,7 @@ from hotdask.windows import LOG_STEP, N_REST, REST_LOG_START
 STEP = 0.8
 CAMERAS = {"B": (3600.0, 2751), "R": (5760.0, 2326), "Z": (7520.0, 2881)}
 """First wavelength [Å, vacuum] and pixels of each camera."""
-NATIVE = 1.8 / FWHM
+NATIVE = 1.65 / FWHM
 """Gaussian σ of DESI's line spread [Å]."""
 _OVERSAMPLED = 8
 _SHARPEST = 2300.0

@@ -26,6 +26,7 @@ CAMERAS = ("B", "R", "Z")
 _PARTS = ("WAVELENGTH", "FLUX", "IVAR", "MASK", "RESOLUTION")
 _KEYS = ("TILEID", "SURVEY", "PROGRAM", "SPECPROD")
 _ADDRESS = re.compile(r"(.+\.fits(?:\.gz)?)#(-?[0-9]{1,19})", re.DOTALL)
+_PIXEL_NAME = re.compile(r"coadd-([a-z0-9]+)-([a-z]+)-[0-9]+\.fits(?:\.gz)?")
 _COADD = re.compile(r"coadd-[^/]+\.fits(?:\.gz)?")
 _STEP = (0.2, 1.2)
 _UNEVEN = 1e-3
@@ -223,6 +224,9 @@ def _fibermap(path: str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
                 columns = _columns(hdu.whole())
                 if columns.get("TARGETID", np.empty(0)).dtype.kind != "i":
                     raise SpectrumError("unknown_layout", "its FIBERMAP has no TARGETID; is it a DESI coadd?")
+                named = _PIXEL_NAME.fullmatch(os.path.basename(path))
+                if named and not header["SURVEY"]:
+                    header |= {"SURVEY": named[1], "PROGRAM": named[2]}
                 return header, columns
     raise SpectrumError("unknown_layout", "holds no FIBERMAP; is it a DESI coadd?")
 
