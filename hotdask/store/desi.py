@@ -190,8 +190,10 @@ def _measured(found: Degraded, i: int) -> dict[str, float]:
     """Cards that tell of the pixels: line spread, S/N, noise left by the filter."""
     wavelength, flux, ivar = observed_wavelength(), found.flux[i], found.ivar[i]
     out = {"noise_power": float(found.noise_power[i])}
+    # What is fitted there in Å is told by SDSS in pixels.
     out |= line_spread(wavelength, found.sigma[i] / (LOG_STEP * np.log(10) * wavelength), ivar)
-    snr = flux * np.sqrt(ivar)
+    with np.errstate(all="ignore"):
+        snr = flux * np.sqrt(ivar)
     for band, (center, width) in BANDS.items():
         used = (np.abs(wavelength - center) <= width / 2) & (ivar > 0)
         if used.any():
@@ -293,8 +295,9 @@ def _cards(
     own = np.flatnonzero(exposures.get("TARGETID", np.empty(0)) == target)
     first = {name: values[own[0]] for name, values in exposures.items()} if len(own) else {}
     mjd = _finite(row.get("MEAN_MJD"))
-    if mjd is None and len(own) and "MJD" in exposures:
-        mjd = _finite(np.mean(exposures["MJD"][own]))
+    if mjd is None and "MJD" in exposures:
+        dates = [date for date in map(_finite, exposures["MJD"][own]) if date is not None]
+        mjd = sum(dates) / len(dates) if dates else None
     petal, fiber = (_finite(row.get(name, first.get(name))) for name in ("PETAL_LOC", "FIBER"))
     missing = [name for name, value in (("MJD", mjd), ("PETAL_LOC", petal), ("FIBER", fiber)) if value is None]
     if missing:
@@ -402,9 +405,11 @@ def _arm(camera: str, parts: Mapping[str, np.ndarray]) -> Arm:
         raise SpectrumError("bad_shape", f"lacks {', '.join(lacking)} beside others of that camera; fetch it again")
     wavelength = parts["WAVELENGTH"]
     n = len(wavelength)
-    step = (wavelength[-1] - wavelength[0]) / (n - 1)
-    even = wavelength[0] + step * np.arange(n)
-    if not (_STEP[0] <= step <= _STEP[1] and np.abs(wavelength - even).max() <= _UNEVEN * step):
+    with np.errstate(all="ignore"):
+        step = (wavelength[-1] - wavelength[0]) / (n - 1)
+        even = wavelength[0] + step * np.arange(n)
+        is_even = _STEP[0] <= step <= _STEP[1] and np.abs(wavelength - even).max() <= _UNEVEN * step
+    if not is_even:
         raise SpectrumError(
             "bad_wavelength",
             f"{camera}_WAVELENGTH is not evenly spaced by {_STEP[0]}-{_STEP[1]} Å; fetch the file again",

@@ -64,6 +64,8 @@ class Hdu:
         """The HDU as astropy reads it: a table, or an image that may be compressed."""
         if self.size > MAX_TABLE:
             raise SpectrumError("too_large", f"{self._called} has {self.size} bytes; take it off the inputs")
+        # astropy would begin to list them.
+        _count(self.header, "TFIELDS", most=999, default=0)
         shown = self.shape
         if self.header.get("ZIMAGE"):
             shown = [_count(self.header, f"ZNAXIS{i + 1}") for i in range(_count(self.header, "ZNAXIS", most=9))]

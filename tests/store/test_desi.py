@@ -302,7 +302,7 @@ def test_a_block_opens_each_file_once_and_gives_what_single_reading_gives(coadds
         np.testing.assert_array_equal(alone.ivar, block.ivar[i])
 
 
-@pytest.mark.parametrize("change", ["gzip", "compressed mask", "double", "lower case"])
+@pytest.mark.parametrize("change", ["gzip", "compressed mask", "double", "lower case", "backwards"])
 def test_other_ways_of_writing_are_read_alike(coadds, coadd, change):
     expected = read(coadd, TARGETS[2])
     path = coadd
@@ -316,6 +316,8 @@ def test_other_ways_of_writing_are_read_alike(coadds, coadd, change):
         elif change == "lower case":
             for hdu in hdus[1:]:
                 hdu.name = hdu.name.lower()
+        elif change == "backwards":
+            hdus = fits.HDUList([hdus[0], *hdus[:0:-1]])
         hdus.writeto(coadd, overwrite=True)
     if change == "gzip":
         path = coadd.with_name(NAME + ".gz")
@@ -426,6 +428,18 @@ def test_a_coadd_without_a_list_of_targets_is_one_input_and_one_reject(coadds, t
     assert frame["path"].tolist() == [str(path)]
     _, rejects = read_spectra(frame)
     assert rejects["reason"].tolist() == [reason]
+
+
+@pytest.mark.parametrize("key", ["TFIELDS", "NAXIS1", "NAXIS2", "PCOUNT", "NAXIS", "TFORM1"])
+def test_absurd_sizes_are_refused_at_once(coadd, key):
+    """Before astropy or numpy reserve what a header claims."""
+    raw = coadd.read_bytes()
+    at = raw.index(f"{key:<8}=".encode(), 2880)
+    coadd.write_bytes(raw[:at] + f"{key:<8}= {99_999_999_999:>20}".encode() + raw[at + 30 :])
+    assert list_inputs(config.Input(spectra=str(coadd)))["path"].tolist() == [str(coadd)]
+    with pytest.raises(SpectrumError) as caught:
+        read(coadd)
+    assert caught.value.reason in {"damaged", "truncated", "too_large"}
 
 
 def test_a_whole_coadd_is_no_spectrum(coadd):
