@@ -557,7 +557,7 @@ def test_labels_come_back_from_desi_spectra(coadds, tmp_path):
 @pytest.mark.long
 def test_errors_of_desi_labels_are_right(coadds, tmp_path):
     """Pulls have a dispersion of one, and no bias beyond that of the same stars on LAMOST's grid."""
-    n = 200
+    n = 400
     pulls, chi2_red, _, _ = label_both(coadds, tmp_path, n, 80.0, seed=2)
     for name, (by_desi, by_lamost) in pulls.items():
         assert 0.8 < robust(by_desi) < 1.25, name
