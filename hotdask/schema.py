@@ -57,23 +57,26 @@ _STR, _F8, _F4, _I8, _I4, _I2 = (
 
 SPECTRA: tuple[Column, ...] = (
     Column("specid", _STR, "", "date-planid-spid-fiberid"),
-    Column("obsid", _I8, "", "LAMOST observation id; -1 where the release has none (DR1, SDSS)"),
-    Column("fitsname", _STR, "", "name of the spectrum's FITS file"),
-    Column("path", _STR, "", "where the file was read"),
+    Column("obsid", _I8, "", "LAMOST observation id; -1 where there is none (DR1, SDSS, DESI)"),
+    Column("fitsname", _STR, "", "name of the spectrum's FITS file; DESI: and #TARGETID"),
+    Column("path", _STR, "", "where the file was read; DESI: and #TARGETID"),
     Column("ra", _F8, "deg", "right ascension (J2000)"),
     Column("dec", _F8, "deg", "declination (J2000)"),
     Column("rv", _F8, "km/s", "radial velocity, heliocentric, positive = receding"),
     Column("rv_err", _F8, "km/s", "uncertainty of rv; NaN where unknown"),
     *(Column(f"snr_{b}", _F4, "", f"S/N per pixel in SDSS {b}; NaN where the pipeline gives none") for b in "ugriz"),
     Column("mjd", _I4, "d", "modified Julian date of the observation (UTC)"),
-    Column("lmjd", _I4, "d", "local modified Julian date (UTC+8; SDSS: mjd), the date of specid"),
-    Column("planid", _STR, "", "plate name; SDSS: that word and the plate's number"),
-    Column("spid", _I2, "", "spectrograph, 1-16"),
-    Column("fiberid", _I2, "", "fiber, 1-250; SDSS: 1-1000"),
+    Column("lmjd", _I4, "d", "local modified Julian date (UTC+8; SDSS, DESI: mjd), the date of specid"),
+    Column("planid", _STR, "", "plate name; SDSS and its number; DESI-survey-program-TARGETID, DESI-tile-TARGETID"),
+    Column("spid", _I2, "", "spectrograph, 1-16; DESI: petal, 1-10"),
+    Column("fiberid", _I2, "", "fiber, 1-250; SDSS: 1-1000; DESI: 1-500"),
     Column("class", _STR, "", "pipeline class"),
     Column("subclass", _STR, "", "pipeline subclass"),
     Column("release", _STR, "", "data release the file says it belongs to"),
     *(Column(n, _F8, "Angstrom", f"line-spread coefficient {n}; NaN = the run's mean LSF") for n in LSF_NAMES),
+    Column(
+        "noise_power", _F8, "", "share of the variance in ivar that the noise has; below 1 where its reader smooths"
+    ),
     Column("n_good", _I4, "", "pixels with ivar > 0"),
 )
 """The per-spectrum sidecar of the cube, one row a cube row, in order."""

@@ -96,13 +96,24 @@ def s3() -> Iterator[dict[str, str]]:
     server.stop()
 
 
-@pytest.fixture(scope="session")
-def zoo() -> ModuleType:
-    """Module of broken and odd files; tests are no package that it could be imported from."""
-    spec = importlib.util.spec_from_file_location("zoo", Path(__file__).with_name("zoo.py"))
+def _beside(name: str) -> ModuleType:
+    """A module of this folder; tests are no package that it could be imported from."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def zoo() -> ModuleType:
+    """Broken and odd files."""
+    return _beside("zoo")
+
+
+@pytest.fixture(scope="session")
+def coadds() -> ModuleType:
+    """Writers of DESI's files."""
+    return _beside("coadds")
 
 
 # Made when the first test asks for them, shared by all tests of runs

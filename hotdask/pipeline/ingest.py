@@ -27,7 +27,7 @@ from hotdask.store.receipts import Receipt, hash_files, write_receipt
 from hotdask.store.staging import FOLDER as STAGING
 from hotdask.store.staging import clear_staging, read_staged_meta, read_staged_rejects, staged_path
 
-_NOT_WRONG = ("class_not_selected", "duplicate")
+_NOT_WRONG = ("class_not_selected", "duplicate", "not_a_target")
 """Reasons that say nothing against a file and do not count against ``input.max_reject_share``."""
 
 

@@ -169,7 +169,7 @@ def fit(run: str, partition: int, mark: str, settings: config.Settings, identity
             lsf = np.column_stack([arrays[name] for name in LSF_NAMES])
         with kernel("label"):
             ivar = model.usable(arrays["ivar"], arrays["andmask"], arrays["ormask"])
-            labelled = model.label(arrays["flux"], ivar, arrays["rv"], lsf)
+            labelled = model.label(arrays["flux"], ivar, arrays["rv"], lsf, arrays["noise_power"])
         with kernel("write fits"):
             # The merged labels are made again with the catalog, which needs nothing but the two fits for it.
             columns = {c.name: labelled[c.name] for c in FITS if c.name in labelled}

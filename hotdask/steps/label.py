@@ -252,9 +252,20 @@ class Labeler:
             return np.divide(whole, seen, out=np.ones_like(star), where=seen_ivar > 0)
 
     def label(
-        self, flux: np.ndarray, ivar: np.ndarray, rv: np.ndarray, lsf: np.ndarray | None = None
+        self,
+        flux: np.ndarray,
+        ivar: np.ndarray,
+        rv: np.ndarray,
+        lsf: np.ndarray | None = None,
+        noise: np.ndarray | None = None,
     ) -> dict[str, np.ndarray]:
         """Label observed spectra; parameters as in `prepare`.
+
+        Parameters
+        ----------
+        noise : (n,) float64, optional
+            Share of the variance in ``ivar`` that the noise really has, where a reader smoothed it (``noise_power`` of
+            `hotdask.schema.SPECTRA`); only reduced χ² depends on it. Default: 1.
 
         Returns
         -------
@@ -278,7 +289,7 @@ class Labeler:
     ) -> dict[str, np.ndarray]:
         starts = range(0, max(len(flux), 1), _AT_ONCE)
         pieces = [
-            self._label(*(None if a is None else a[start : start + _AT_ONCE] for a in (flux, ivar, rv, lsf)))
+            self._label(*(None if a is None else a[start : start + _AT_ONCE] for a in (flux, ivar, rv, lsf, noise)))
             for start in starts
         ]
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
@@ -345,7 +356,7 @@ class Labeler:
         return velocity[gain.argmax(axis=0), np.arange(len(rows))]
 
     def _label(
-        self, flux: np.ndarray, ivar: np.ndarray, rv: np.ndarray, lsf: np.ndarray | None
+        self, flux: np.ndarray, ivar: np.ndarray, rv: np.ndarray, lsf: np.ndarray | None, noise: np.ndarray | None
     ) -> dict[str, np.ndarray]:
         prepared = self.prepare(flux, ivar, rv, lsf)
         everything, masked, refitted = fit_both(prepared.block, prepared.starts)
@@ -356,7 +367,7 @@ class Labeler:
                     for which, solution in (("all", everything), ("hmasked", masked))
                 )
         with kernel("merge"):
-            out = self._merge(prepared, everything, masked, refitted, noise_power(rv))
+            out = self._merge(prepared, everything, masked, refitted, noise_power(rv, noise))
         with kernel("judge residuals"):
             found = self._judge.judge(
                 prepared.flux,

@@ -77,28 +77,46 @@ def filter_taps(fraction: np.ndarray) -> np.ndarray:
     return (right[:, None, :] * np.linalg.inv(system)[:-1]).sum(axis=2)
 
 
-def noise_power(rv: np.ndarray) -> np.ndarray:
-    """Share of white noise's power that `to_rest_frame` leaves in a spectrum.
+def noise_power(rv: np.ndarray, before: np.ndarray | None = None) -> np.ndarray:
+    """Share of the variance that `to_rest_frame` returns which the noise really has.
 
-    The variance it returns counts smoothed noise in full (that keeps the errors of labels right), so the χ² of a
-    perfect model falls short of its degrees of freedom by this factor.
+    The variance counts smoothed noise in full (that keeps the errors of labels right), so the χ² of a perfect model
+    falls short of its degrees of freedom by this factor.
 
     Parameters
     ----------
     rv : (n_spectrum,) float64
         Radial velocity [km/s].
+    before : (n_spectrum,) float64, optional
+        The same of the spectra given to it, if their reader has smoothed them: ``noise_power`` of
+        `hotdask.schema.SPECTRA`. Default, and where not finite: 1, white noise.
 
     Returns
     -------
     (n_spectrum,) float64
-        1 for a shift by whole pixels, 0.75 halfway between them; NaN where rv is unusable.
+        Of white noise 1 for a shift by whole pixels, 0.75 halfway between them; NaN where rv is unusable.
+
+    Notes
+    -----
+    Smoothing that leaves the share p is taken as that of a Gaussian of 1/(2p√π) pixels. Its noise correlates by
+    exp(−πp²k²) over k pixels; less what that still is at p = 1, so that white noise is white.
 
     Examples
     --------
     >>> noise_power(np.array([0.0, 34.5])).round(2).tolist()
     [1.0, 0.75]
+    >>> noise_power(np.array([0.0, 34.5]), np.array([0.5, 0.5])).round(2).tolist()
+    [0.5, 0.46]
     """
-    return (filter_taps(np.mod(pixel_shift(rv), 1.0)) ** 2).sum(axis=1)
+    taps = filter_taps(np.mod(pixel_shift(rv), 1.0))
+    if before is None:
+        return (taps**2).sum(axis=1)
+    before = np.where(np.isfinite(before), before, 1.0)
+    white = np.exp(-np.pi)
+    neighbor = np.clip((np.exp(-np.pi * before**2) - white) / (1 - white), 0.0, 1.0)
+    distance = np.arange(N_TAPS)[:, None] - np.arange(N_TAPS)
+    correlation = neighbor[:, None, None] ** (distance**2)
+    return before * (taps[:, :, None] * taps[:, None, :] * correlation).sum(axis=(1, 2))
 
 
 def _correlation(distance: np.ndarray) -> np.ndarray:

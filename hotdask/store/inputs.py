@@ -15,6 +15,7 @@ from astropy.table import Table
 from hotdask import schema
 from hotdask.config import Input
 from hotdask.errors import InputError
+from hotdask.store.desi import addresses, file_of, is_coadd_name, redrock_names
 from hotdask.store.lamost import OVERRIDES
 
 RESERVED = {c.name for columns in (schema.SPECTRA, schema.FITS, schema.CATALOG) for c in columns} - set(OVERRIDES)
@@ -38,8 +39,11 @@ def list_inputs(settings: Input) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``path`` (str, absolute), the columns of `hotdask.store.lamost.OVERRIDES` the table has (float64), and every
-        other column of the table as it is. Files of a pattern are sorted; a table keeps its order.
+        ``path`` (str, absolute; ``FILE#TARGETID`` for each spectrum of a DESI coadd), the columns of
+        `hotdask.store.lamost.OVERRIDES` the table has (float64), and every other column of the table as it is.
+        Files of a pattern are sorted; a table keeps its order. A coadd is known by its name, ``coadd-*.fits*``, and
+        opened for its list of targets; a row of a table that names it stands for all of them. Redrock's files beside
+        coadds that a pattern matches are no inputs of their own.
 
     Raises
     ------
@@ -69,14 +73,17 @@ def input_signature(frame: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        ``path``, ``size`` [bytes] and ``mtime_ns`` (int64), in the same order; -1 for files that are not there.
+        ``path``, ``size`` [bytes] and ``mtime_ns`` (int64) of the file, in the same order; -1 if it is not there. Of a
+        coadd and Redrock's file beside it, the sum and the later.
 
     Examples
     --------
     >>> input_signature(pd.DataFrame({"path": ["/nowhere"]}))["size"].tolist()
     [-1]
     """
-    found = np.array([_stat(path) for path in frame["path"]], dtype=np.int64).reshape(-1, 2)
+    files = [file_of(path) if "#" in path else path for path in frame["path"]]
+    seen = {file: _with_redrock(file) if is_coadd_name(file) else _stat(file) for file in dict.fromkeys(files)}
+    found = np.array([seen[file] for file in files], dtype=np.int64).reshape(-1, 2)
     return pd.DataFrame({"path": frame["path"].to_numpy(), "size": found[:, 0], "mtime_ns": found[:, 1]}).astype(
         {"path": "str"}
     )
@@ -88,6 +95,15 @@ def _stat(path: str) -> tuple[int, int]:
     except (OSError, ValueError):
         return -1, -1
     return found.st_size, found.st_mtime_ns
+
+
+def _with_redrock(path: str) -> tuple[int, int]:
+    """A coadd's spectra take their velocities from the file beside it."""
+    size, time = _stat(path)
+    beside = [found for found in map(_stat, redrock_names(path)) if found != (-1, -1)]
+    if time < 0 or not beside:
+        return size, time
+    return size + sum(found[0] for found in beside), max(time, *(found[1] for found in beside))
 
 
 def _from_pattern(pattern: str) -> pd.DataFrame:
@@ -104,7 +120,14 @@ def _from_pattern(pattern: str) -> pd.DataFrame:
     for path in paths:
         if not _encodes(path):
             raise InputError(f"input.spectra: the file name {path!r} is not UTF-8; rename the file")
+    beside = {name for path in paths if is_coadd_name(path) for name in redrock_names(path)}
+    paths = [one for path in paths if path not in beside for one in _spectra(path)]
     return pd.DataFrame({"path": pd.Series(paths, dtype="str")})
+
+
+def _spectra(path: str) -> list[str]:
+    """The spectra of a file: itself, unless it is a DESI coadd."""
+    return addresses(path) if is_coadd_name(path) else [path]
 
 
 def _check_folders(pattern: str) -> None:
@@ -133,7 +156,9 @@ def _from_table(name: str) -> pd.DataFrame:
     table = read_user_table(path, where)
     table.columns = [str(column).strip() for column in table.columns]
     _check_columns(table, where)
-    frame = pd.DataFrame({"path": _paths(table["path"], os.path.dirname(path), where)})
+    paths, rows = _paths(table["path"], os.path.dirname(path), where)
+    table = table.iloc[rows].reset_index(drop=True)
+    frame = pd.DataFrame({"path": paths})
     for column in table.columns:
         if column in OVERRIDES or column in _FLOATS:
             frame[column] = _numbers(table[column], where)
@@ -202,8 +227,9 @@ def _check_columns(table: pd.DataFrame, where: str) -> None:
         )
 
 
-def _paths(column: pd.Series, folder: str, where: str) -> pd.Series:
-    out = []
+def _paths(column: pd.Series, folder: str, where: str) -> tuple[pd.Series, np.ndarray]:
+    """Paths, and the row of the table that each comes from."""
+    out, rows = [], []
     for row, value in enumerate(column.astype(object), 1):
         if not isinstance(value, str) or not value.strip():
             raise InputError(f"{where}, column 'path', row {row}: {value!r} is not a file name; correct it")
@@ -211,17 +237,19 @@ def _paths(column: pd.Series, folder: str, where: str) -> pd.Series:
         _check_local(value, f"{where}, column 'path', row {row}")
         if not _encodes(value) or "\0" in value:
             raise InputError(f"{where}, column 'path', row {row}: {value!r} is not a possible name; correct it")
-        out.append(os.path.normpath(os.path.join(folder, value)))
-    paths = pd.Series(out, dtype="str")
+        found = _spectra(os.path.normpath(os.path.join(folder, value)))
+        out += found
+        rows += [row - 1] * len(found)
+    paths, rows = pd.Series(out, dtype="str"), np.array(rows)
     repeated = paths.duplicated(keep=False)
     if repeated.any():
         first = paths[repeated].iloc[0]
-        rows = ", ".join(str(i + 1) for i in paths.index[paths == first][:_SHOWN])
+        named = ", ".join(str(i + 1) for i in rows[paths == first][:_SHOWN])
         raise InputError(
-            f"{where} names {paths[repeated].nunique()} file(s) more than once, first '{first}' (rows {rows}); "
+            f"{where} names {paths[repeated].nunique()} file(s) more than once, first '{first}' (rows {named}); "
             "keep one row per file"
         )
-    return paths
+    return paths, rows
 
 
 def _numbers(column: pd.Series, where: str) -> np.ndarray:

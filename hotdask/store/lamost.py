@@ -1,8 +1,8 @@
-"""LAMOST low-resolution spectra, any release, and those of SDSS, read onto the observed grid.
+"""LAMOST low-resolution spectra, any release, and those of SDSS and DESI, read onto the observed grid.
 
 Layouts are told apart by what a file holds, never by its release, its name or a failed attempt: five image rows whose
 third is a wavelength (DR2-DR8), five rows whose third is flux over continuum (DR1), a one-row table (DR9 on), or a
-table of one row a pixel (`hotdask.store.sdss`).
+table of one row a pixel (`hotdask.store.sdss`). Spectra that share a file have addresses (`hotdask.store.desi`).
 """
 
 import io
@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +24,7 @@ from isal import isal_zlib
 from hotdask import schema
 from hotdask.errors import SpectrumError
 from hotdask.labels import LSF_NAMES
+from hotdask.store.desi import addresses, is_coadd_name, read_coadd, split_address
 from hotdask.store.sdss import is_sdss, line_spread, sdss_cards, sdss_rows
 from hotdask.store.strictfits import MAX_HEADER_BYTES, parse_strict
 from hotdask.windows import LOG_STEP, N_OBSERVED, OBSERVED_LOG_START, SPEED_OF_LIGHT
@@ -36,7 +37,10 @@ REASONS: dict[str, str] = {
     "not_fits": "The bytes are not a FITS file.",
     "damaged": "The file breaks the rules of gzip or FITS somewhere inside.",
     "truncated": "The file ends before its data do.",
-    "unknown_layout": "The file holds no layout that is read (five LAMOST image rows; COADD of LAMOST or SDSS).",
+    "unknown_layout": "The file holds no layout that is read (LAMOST's image or table, SDSS's table, DESI's coadd).",
+    "not_in_file": "The file holds no spectrum of this TARGETID.",
+    "not_unique": "The file holds several spectra of this TARGETID.",
+    "not_a_target": "The fiber looked at the sky, or at nothing.",
     "bad_shape": "The layout is known but its arrays have an impossible shape.",
     "bad_wavelength": "The wavelengths are missing, do not increase, or contradict the header by over 2 km/s.",
     "air_wavelength": "The header says that the wavelengths are in air; only vacuum is read.",
@@ -68,6 +72,7 @@ _MAX_Z = 20.0
 _BLOCK = 2880
 _STRUCTURE = re.compile(rb"(NAXIS[0-9]{0,3}|TFIELDS|PCOUNT|GCOUNT) *=([^/]*)", re.IGNORECASE)
 _LIMITS = {b"NAXIS": 9, b"TFIELDS": 999}
+_ONE_OF_MANY = "a coadd of many spectra; give one of them, as FILE#TARGETID"
 _WHETHER = "is it a LAMOST low-resolution file?"
 _COADD = ("FLUX", "IVAR", "WAVELENGTH", "ANDMASK", "ORMASK")
 _CARDS = (
@@ -133,7 +138,7 @@ class _File:
 def read_spectrum(
     path: str | os.PathLike, overrides: Mapping[str, object] = _NO_OVERRIDES, *, classes: tuple[str, ...] = ()
 ) -> Spectrum:
-    """Read one LAMOST low-resolution or SDSS spectrum, plain or gzipped, whatever its name says.
+    """Read one LAMOST low-resolution, SDSS or DESI spectrum, plain or gzipped, whatever its name says.
 
     Pixels are placed by wavelength. Velocity is ``rv = c·Z`` [km/s]; wavelengths are vacuum and heliocentric as the
     survey ships them.
@@ -141,7 +146,7 @@ def read_spectrum(
     Parameters
     ----------
     path : path
-        A local file.
+        A local file, or the address of a spectrum in a DESI coadd, ``FILE#TARGETID``.
     overrides : mapping
         Values of `OVERRIDES` to use instead of the file's; None and NaN are ignored. With ``rv`` but no ``rv_err``
         the error is unknown (NaN), since the header's belongs to the header's velocity.
@@ -192,10 +197,11 @@ def read_spectra(entries: pd.DataFrame, *, classes: tuple[str, ...] = ()) -> tup
     andmask, ormask = (np.zeros((n, N_OBSERVED), np.uint16) for _ in range(2))
     given = {c: entries[c].to_numpy(dtype=np.float64, na_value=np.nan) for c in OVERRIDES if c in entries}
     kept, metas, rejects = [], [], []
+    together = _Together(entries["path"])
     for i, path in enumerate(entries["path"]):
         file = None
         try:
-            file = _load(path)
+            file = together.load(path)
             spectrum = _spectrum(file, {c: values[i] for c, values in given.items()}, classes)
         except SpectrumError as error:
             rejects.append(_reject(path, file, error))
@@ -253,11 +259,60 @@ def _reject(path: str, file: _File | None, error: SpectrumError) -> dict:
 # From a path to cards and rows
 
 
+class _Together:
+    """Loads files, those that hold several of the spectra wanted once for all of them.
+
+    Parameters
+    ----------
+    paths : iterable of str
+        All that will be asked for.
+    """
+
+    def __init__(self, paths: Iterable[str]):
+        self._targets: dict[str, list[int]] = {}
+        self._loaded: dict[str, dict | SpectrumError] = {}
+        self._addresses = {path: split_address(path) for path in paths if "#" in path}
+        for file, target in self._addresses.values():
+            if target is not None:
+                self._targets.setdefault(file, []).append(target)
+
+    def load(self, path: str) -> _File:
+        file, target = self._addresses.get(path, (path, None))
+        if target is None:
+            return _load(path)
+        if file not in self._loaded:
+            try:
+                self._loaded[file] = read_coadd(file, self._targets[file])
+            except SpectrumError as error:
+                self._loaded[file] = error
+        found = self._loaded[file]
+        found = found[target] if isinstance(found, dict) else found
+        if isinstance(found, SpectrumError):
+            raise SpectrumError(found.reason, found.detail)
+        cards, rows = found
+        return _File(path, dict.fromkeys(_CARDS) | cards, rows)
+
+
 def _load(path: str) -> _File:
+    if "#" in path and split_address(path)[1] is not None:
+        return _Together([path]).load(path)
+    if is_coadd_name(path):
+        _check_listed(path)
     raw = _read_bytes(path)
     if not raw.startswith(b"SIMPLE"):
         raise SpectrumError("not_fits", f"starts with {raw[:8]!r}, not with SIMPLE; is it a web page or another file?")
     return _File(path, *(_read_strictly(raw) or _read_with_astropy(raw)))
+
+
+def _check_listed(path: str) -> None:
+    """Say why a coadd was not taken for its spectra; one that is a coadd by its name only is read as what it is."""
+    if addresses(path) != [path]:
+        raise SpectrumError("unknown_layout", _ONE_OF_MANY)
+    try:
+        read_coadd(path, ())
+    except SpectrumError as error:
+        if error.reason != "unknown_layout":
+            raise
 
 
 def _read_strictly(raw: bytes) -> tuple[dict, tuple] | None:
@@ -380,6 +435,8 @@ def _parse(hdus: fits.HDUList, raw: bytes) -> tuple[dict, tuple]:
         if is_sdss(names):
             _check_complete(table, n_bytes)
             return _sdss(hdus, raw, names)
+        if table.name == "FIBERMAP":
+            raise SpectrumError("unknown_layout", _ONE_OF_MANY)
     cut = n_bytes % _BLOCK
     why = "its length is no multiple of 2880, so it was cut: fetch it again" if cut else _WHETHER
     raise SpectrumError(
@@ -488,7 +545,7 @@ def _spectrum(file: _File, overrides: Mapping[str, object], classes: tuple[str, 
             f"class '{meta['class']}', subclass '{meta['subclass']}': neither starts with {' or '.join(classes)}",
         )
     _check_position(meta)
-    _check_velocity(meta, file.cards["Z"])
+    _check_velocity(meta, file.cards)
     with np.errstate(all="ignore"):
         pixels = _pixels(file.rows, file.cards)
     meta["n_good"] = int(np.count_nonzero(pixels[1] > 0))
@@ -544,6 +601,7 @@ def _meta(file: _File, given: dict[str, float]) -> dict:
         # 0 (half of the band bad) and -9999 are sentinels.
         meta[f"snr_{band}"] = next((v for v in values if v is not None and 0 < v < 1e6), np.nan)
     meta.update({name: _number(cards.get(name), np.nan) for name in LSF_NAMES})
+    meta["noise_power"] = _number(cards.get("noise_power"), 1.0)
     meta.update(given)
     return meta
 
@@ -585,9 +643,10 @@ def _check_position(meta: dict) -> None:
         raise SpectrumError("no_position", f"RA {ra}, Dec {dec} [deg]; give ra and dec in an input table")
 
 
-def _check_velocity(meta: dict, card: object) -> None:
+def _check_velocity(meta: dict, cards: dict) -> None:
     if np.isnan(meta["rv"]):
-        raise SpectrumError("no_velocity", f"Z = {card} in the header; give rv [km/s] in an input table")
+        why = cards.get("NO_Z") or f"Z = {cards['Z']} in the header"
+        raise SpectrumError("no_velocity", f"{why}; give rv [km/s] in an input table")
 
 
 def _pixels(rows: tuple, cards: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter1d
 
 from hotdask.errors import RunError
-from hotdask.steps.restframe import N_TAPS, filter_taps, pixel_shift, to_rest_frame
+from hotdask.steps.restframe import N_TAPS, filter_taps, noise_power, pixel_shift, to_rest_frame
 from hotdask.windows import (
     N_OBSERVED,
     N_REST,
@@ -142,6 +142,24 @@ def test_pulls_of_fitted_labels_are_one():
     np.testing.assert_allclose(pulls.std(axis=0), 1, atol=0.05)
     np.testing.assert_allclose(pulls.mean(axis=0), 0, atol=0.06)
     assert np.mean(pulls**2) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.4, 0.6, 1.0])
+@pytest.mark.parametrize("shift", [0.0, 0.3, 0.5])
+def test_noise_power_is_the_share_of_the_variance_that_noise_has(sigma, shift):
+    """White noise, and noise a reader has smoothed by a Gaussian of that many pixels and calls by its old variance."""
+    white = np.random.default_rng(8).normal(size=(60, N_OBSERVED))
+    smooth = gaussian_filter1d(white, sigma, axis=1, mode="wrap") if sigma else white
+    before = smooth.var()
+    rest, ivar = to_rest_frame(smooth, np.ones_like(smooth), velocity(np.full(60, shift)))
+    found = noise_power(velocity(np.array([shift])), np.array([before]))[0]
+    assert (rest**2 * ivar).mean() == pytest.approx(found, rel=0.03)
+
+
+def test_noise_that_nobody_smoothed_is_white():
+    rv = velocity(np.linspace(-3, 3, 41))
+    np.testing.assert_allclose(noise_power(rv, np.ones(41)), noise_power(rv), rtol=1e-12)
+    np.testing.assert_allclose(noise_power(rv, np.full(41, np.nan)), noise_power(rv), rtol=1e-12)
 
 
 def test_information_of_the_whole_spectrum_is_kept():

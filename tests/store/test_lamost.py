@@ -630,10 +630,11 @@ CASES = {
 }
 BY_ARGUMENT = {"bad_override", "class_not_selected"}  # tests above and below
 BY_INGEST = {"duplicate"}  # needs more than one file
+BY_ADDRESS = {"not_in_file", "not_unique", "not_a_target"}  # of files of many spectra: test_desi.py
 
 
 def test_every_reason_has_a_case_and_a_sentence():
-    assert set(REASONS) == set(CASES) | BY_ARGUMENT | BY_INGEST
+    assert set(REASONS) == set(CASES) | BY_ARGUMENT | BY_INGEST | BY_ADDRESS
     assert all(re.fullmatch(r"[A-Z].*[a-zA-Z)]\.", sentence) for sentence in REASONS.values())
 
 
@@ -741,7 +742,7 @@ def _spectrum_or_reason(raw):
     else:
         refused = None
     if refused:
-        assert refused in set(REASONS) - BY_ARGUMENT - BY_INGEST - {"not_found", "unreadable"}
+        assert refused in set(REASONS) - BY_ARGUMENT - BY_INGEST - BY_ADDRESS - {"not_found", "unreadable"}
         return
     assert spectrum.flux.shape == spectrum.ormask.shape == (N,)
     assert np.isfinite(spectrum.flux).all()
