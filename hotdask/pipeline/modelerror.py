@@ -120,12 +120,13 @@ def _count(work: tuple[int, np.ndarray], *, run: str, settings: config.Settings,
     """`count_levels` of some rows of a partition, against their fits of all lines."""
     maps.one_thread()
     partition, rows = work
-    fits = read_fits_part(part_path(Path(run, FITS_FOLDER), partition), [f"{name}_all" for name in LABEL_NAMES])
-    labels = np.column_stack([column.to_numpy() for column in fits.columns])[rows]
+    columns = [f"{name}_all" for name in LABEL_NAMES]
+    fits = read_fits_part(part_path(Path(run, FITS_FOLDER), partition), [*columns, "rv_refit"]).to_pandas().iloc[rows]
     model = maps.make_labeler(settings, identity)
     arrays = {name: values[rows] for name, values in read_partition(cube_place(Path(run)), partition).items()}
     ivar = model.usable(arrays["ivar"], arrays["andmask"], arrays["ormask"])
     lsf = np.column_stack([arrays[name] for name in LSF_NAMES])
-    prepared = model.prepare(arrays["flux"], ivar, arrays["rv"], lsf)
-    residual = prepared.flux - model.model.flux(labels, prepared.lsf)
-    return count_levels(residual, prepared.ivar, noise_power(arrays["rv"]))
+    rv = arrays["rv"] + fits["rv_refit"].to_numpy()
+    prepared = model.prepare(arrays["flux"], ivar, rv, lsf)
+    residual = prepared.flux - model.model.flux(fits[columns].to_numpy(), prepared.lsf)
+    return count_levels(residual, prepared.ivar, noise_power(rv, arrays["noise_power"]))

@@ -64,7 +64,8 @@ def spectrum_views(
         arrays = {k: v[offset] for k, v in read_partition(cube_place(run), int(partition)).items()}
         ivar = model.usable(arrays["ivar"], arrays["andmask"], arrays["ormask"])
         lsf = np.column_stack([arrays[name] for name in LSF_NAMES])
-        prepared = model.prepare(arrays["flux"], ivar, arrays["rv"] + np.nan_to_num(stars["rv_refit"]), lsf)
+        rv = arrays["rv"] + np.nan_to_num(stars["rv_refit"].to_numpy())
+        prepared = model.prepare(arrays["flux"], ivar, rv, lsf)
         models = [
             model.model.flux(stars[[f"{name}_{which}" for name in LABEL_NAMES]].to_numpy(float), prepared.lsf)
             for which in ("all", "hmasked")

@@ -278,14 +278,14 @@ class Labeler:
         ----------
         Xiang et al. 2022, §2 and §4.3-4.5.
         """
-        out = self._label_at(flux, ivar, rv, lsf)
+        out = self._label_at(flux, ivar, rv, lsf, noise)
         out["rv_refit"] = np.where(np.isfinite(out["rv_shift"]), 0.0, np.nan)
         if self.settings.refit_rv:
-            self._refit_velocities(out, flux, ivar, rv, lsf)
+            self._refit_velocities(out, flux, ivar, rv, lsf, noise)
         return out
 
     def _label_at(
-        self, flux: np.ndarray, ivar: np.ndarray, rv: np.ndarray, lsf: np.ndarray | None
+        self, flux: np.ndarray, ivar: np.ndarray, rv: np.ndarray, lsf: np.ndarray | None, noise: np.ndarray | None
     ) -> dict[str, np.ndarray]:
         starts = range(0, max(len(flux), 1), _AT_ONCE)
         pieces = [
@@ -295,7 +295,13 @@ class Labeler:
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
     def _refit_velocities(
-        self, out: dict[str, np.ndarray], flux: np.ndarray, ivar: np.ndarray, rv: np.ndarray, lsf: np.ndarray | None
+        self,
+        out: dict[str, np.ndarray],
+        flux: np.ndarray,
+        ivar: np.ndarray,
+        rv: np.ndarray,
+        lsf: np.ndarray | None,
+        noise: np.ndarray | None,
     ) -> None:
         """Label again, into ``out``, spectra of suspect velocity, if at another their fits want no shift any more.
 
@@ -325,10 +331,11 @@ class Labeler:
         if not len(rows):
             return
         flux, ivar, rv, lsf = flux[rows], ivar[rows], rv[rows], lsf[rows]
+        noise = np.ones(len(rows)) if noise is None else noise[rows]
         found = {name: values[rows] for name, values in out.items()}
         shift, left = found["rv_shift"], np.arange(len(rows))
         for _ in range(_RV_ROUNDS):
-            for name, values in self._label_at(*(a[left] for a in (flux, ivar, rv + applied, lsf))).items():
+            for name, values in self._label_at(*(a[left] for a in (flux, ivar, rv + applied, lsf, noise))).items():
                 found[name][left] = values
             found["rv_refit"][left] = applied[left]
             left = left[np.abs(shift[left]) > _RV_LEFT * found["rv_shift_err"][left]]
