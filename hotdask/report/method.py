@@ -191,7 +191,7 @@ STEPS: tuple[Step, ...] = (
             "hotdask.steps.scale.scale_covariance",
             "hotdask.steps.polynomial.fit_polynomial",
         ),
-        "The polynomial is of log Teff and log S/N and gives log s, which cannot be negative.",
+        "The polynomial is of log Teff and log(1 + S/N/30) and gives log s, which cannot be negative.",
     ),
     Step(
         "Bad fits",
