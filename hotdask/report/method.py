@@ -234,7 +234,7 @@ STEPS: tuple[Step, ...] = (
             "hotdask.steps.scale.scale_covariance",
             "hotdask.steps.polynomial.fit_polynomial",
         ),
-        "The polynomial is of log Teff and log S/N and gives log s, which cannot be negative; of a lower degree where "
+        "The polynomial is of log Teff and log(1 + S/N/30) and gives log s, which cannot be negative; of a lower degree where "
         "cells of pairs do not ask for more (Akaike's criterion), and constant beyond them. A label with fewer than "
         "200 pairs keeps its formal errors, with a flag.",
     ),

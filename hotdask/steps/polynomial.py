@@ -3,8 +3,9 @@
 Errors (§4.6) and reduced chi-squares (§5.2) both drift with Teff and S/N. Both are measured in the same fixed cells, so
 that a cell can be gathered from anywhere in a survey, and then smoothed by a polynomial.
 
-Reading: the paper's "3-order polynomial" has the ten terms of total degree 3 or less, here of log10 Teff and log10 S/N,
-in which both samples and trends are spread evenly.
+Reading: the paper's "3-order polynomial" has the ten terms of total degree 3 or less, here of log10 Teff and
+log(1 + S/N/30). What photons do stays the same at any S/N, and what calibration and models do beside them grows with
+S/N: such trends are flat where photon noise rules and straight where it does not, and a cubic follows the turn.
 """
 
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +19,8 @@ LOG_TEFF_EDGES = tuple(round(3.7 + 0.1 * i, 1) for i in range(12))
 """5012-63096 K in steps of 26 %."""
 LOG_SNR_EDGES = tuple(round(0.5 + 0.2 * i, 1) for i in range(14))
 """3.2-1259 in steps of 58 %."""
+TURN_SNR = 30.0
+"""S/N about which the axis of polynomials turns from linear to logarithmic."""
 _N_SNR = len(LOG_SNR_EDGES) - 1
 N_CELLS = (len(LOG_TEFF_EDGES) - 1) * _N_SNR
 
@@ -53,18 +56,18 @@ def assign_cells(teff, snr) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Polynomial:
-    """A polynomial of log10 Teff and log10 S/N that never extrapolates.
+    """A polynomial of log10 Teff and log(1 + S/N/30) that never extrapolates.
 
     Attributes
     ----------
     log_teff, log_snr : (float, float)
-        The support: the outer edges of the (firmly) populated cells, in log10. Arguments are clipped to it and scaled
-        to −1…1.
+        The support: the outer edges of the (firmly) populated cells, in log10. Arguments are clipped to it, and it is
+        −1…1 of the variables.
     bounds : (float, float)
         Range of the polynomial in those cells and at their corners. Values are clipped to it, since a cubic may run
         away in a corner of the support where no star is.
     powers : tuple of (int, int)
-        Powers of the scaled log10 Teff and log10 S/N, term by term.
+        Powers of the scaled variables of Teff and S/N, term by term.
     coefficients : tuple of float
         One per term.
     """
@@ -77,8 +80,10 @@ class Polynomial:
 
     def evaluate(self, teff, snr) -> np.ndarray:
         """Values at Teff [K] and S/N, any shape that broadcasts; NaN where either is NaN."""
-        x = _scaled(np.clip(np.asarray(teff, dtype=np.float64), *np.power(10.0, self.log_teff)), self.log_teff)
-        y = _scaled(np.clip(np.asarray(snr, dtype=np.float64), *np.power(10.0, self.log_snr)), self.log_snr)
+        x = _scaled(
+            np.clip(np.asarray(teff, dtype=np.float64), *np.power(10.0, self.log_teff)), self.log_teff, np.log10
+        )
+        y = _scaled(np.clip(np.asarray(snr, dtype=np.float64), *np.power(10.0, self.log_snr)), self.log_snr, _turned)
         value = sum(c * x**i * y**j for c, (i, j) in zip(self.coefficients, self.powers, strict=True))
         return np.clip(value, *self.bounds)
 
@@ -98,8 +103,14 @@ class Polynomial:
         )
 
 
-def _scaled(value, span):
-    return 2 * (np.log10(value) - span[0]) / (span[1] - span[0]) - 1
+def _turned(snr):
+    return np.log1p(np.asarray(snr) / TURN_SNR)
+
+
+def _scaled(value, log_span, variable):
+    """A variable of the values, −1…1 over the span."""
+    low, high = variable(np.power(10.0, log_span))
+    return 2 * (variable(value) - low) / (high - low) - 1
 
 
 def _terms(degree: int, limit_teff: int, limit_snr: int) -> tuple[tuple[int, int], ...]:
@@ -166,7 +177,7 @@ def fit_polynomial(cell, teff, snr, value, variance, *, firm=None) -> Polynomial
     log_teff = LOG_TEFF_EDGES[i.min()], LOG_TEFF_EDGES[i.max() + 1]
     log_snr = LOG_SNR_EDGES[j.min()], LOG_SNR_EDGES[j.max() + 1]
     # What lies beyond the firm cells still helps to find the trend, so it is not clipped here.
-    x, y = _scaled(teff, log_teff), _scaled(snr, log_snr)
+    x, y = _scaled(teff, log_teff, np.log10), _scaled(snr, log_snr, _turned)
     root = 1 / np.sqrt(variance)
     best = np.inf
     for degree in range(DEGREE + 1):

@@ -14,14 +14,30 @@ from scipy.special import betaincinv, ndtri
 from hotdask.labels import INDEX, LABEL_NAMES
 from hotdask.steps.polynomial import Polynomial, fit_polynomial
 
-FLOOR = 0.05
+FLOOR = 0.03
 """Relative misfit of a cubic that is let pass, so that a few crowded cells do not bend it everywhere else."""
 
 FIRM_CELL = 10
 """Pulls that a cell must hold for factors to be told apart out to its edges."""
 
+POPULATED = 400
+"""Pairs from which on a cell counts as populated: factors of all labels are right to 5 % there, in ten simulated
+surveys of 40 000 stars (of 4000 factors the worst was off by 4.8 %). A cubic of the true factors is never off by more
+than 2.4 % there, and by 4.2 % in any cell with ten pairs; the rest is luck. So many pulls tell a dispersion to 3.7 %;
+with fewer, at the rim of a survey, where neighbors help little, factors err by 2.5 % (rms) from 100 pairs on, 9 % at
+worst."""
+
+_CUT = 5.0
+"""Pulls are weighted as (1 − (pull/5σ)²)², by which 2 % of pulls ten times too large move a dispersion by 0.1 %, the
+median of their absolute values by 2 %. Of the information in pulls that are normal 90 % is used, of which the median
+uses 37 %."""
+_MANY = 30
+"""Pulls from which on that is so; fewer know no wild one from others."""
+_STEPS = 3
+_WEIGHTED, _SLOPE, _VARIANCE, _BIAS = 0.783999, 1.183990, 0.555, -0.42
+"""Of the weighted mean square of normal deviates: its value, its slope over the log of the dispersion, and, over n, the
+variance and the bias of that log (simulated, n = 30-200)."""
 _N_QUANTILES = 1000
-_EXACT_UP_TO = 200
 
 
 @lru_cache(maxsize=4096)
@@ -38,17 +54,23 @@ def _log_median_moments(n: int) -> tuple[float, float]:
 
 
 def _log_sigma(pulls: np.ndarray) -> tuple[float, float]:
-    """Unbiased log of the dispersion about 0 of normal deviates, and its variance; NaN where it cannot be had."""
+    """Unbiased log of the dispersion about 0 of normal deviates, and its variance; NaN where it cannot be had.
+
+    The median of few pulls is taken further by many: an M-estimate of scale with Tukey's biweight.
+    """
     n = pulls.size
     middle = np.sort(np.abs(pulls))[(n - 1) // 2] if n else 0.0
     if not middle > 0:
         return np.nan, np.nan
-    # Beyond this size mean and variance go as 1/n to better than 1e-4.
-    size = n if n <= _EXACT_UP_TO else _EXACT_UP_TO + n % 2
-    mean, variance = _log_median_moments(size)
-    if size != n:
-        limit = np.log(ndtri(0.75))
-        mean, variance = limit + (mean - limit) * size / n, variance * size / n
+    if n >= _MANY:
+        # Sums depend on the order of their terms in the last digit.
+        square = np.sort(pulls**2)
+        log = np.log(middle / ndtri(0.75))
+        for _ in range(_STEPS):
+            z = square * np.exp(-2 * log)
+            log += (np.mean(z * np.clip(1 - z / _CUT**2, 0, None) ** 2) - _WEIGHTED) / _SLOPE
+        return float(log - _BIAS / n), _VARIANCE / n
+    mean, variance = _log_median_moments(n)
     return float(np.log(middle) - mean), variance
 
 
@@ -60,7 +82,7 @@ _COLUMNS = {"cell": "int32", "teff": "float64", "snr_g": "float64", "n": "int64"
 
 
 def pull_statistics(pairs: pd.DataFrame) -> pd.DataFrame:
-    """Dispersion of the pulls in each cell, from the median of their absolute values.
+    """Dispersion of the pulls in each cell, by a measure that wild ones do not move.
 
     Parameters
     ----------

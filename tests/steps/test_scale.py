@@ -10,9 +10,17 @@ from hypothesis import strategies as st
 
 from hotdask.errors import RunError
 from hotdask.labels import INDEX, LABEL_NAMES, N_LABELS
-from hotdask.steps.polynomial import LOG_SNR_EDGES, LOG_TEFF_EDGES, N_CELLS, Polynomial, assign_cells, fit_polynomial
+from hotdask.steps.polynomial import (
+    LOG_SNR_EDGES,
+    LOG_TEFF_EDGES,
+    N_CELLS,
+    TURN_SNR,
+    Polynomial,
+    assign_cells,
+    fit_polynomial,
+)
 from hotdask.steps.repeats import make_pairs
-from hotdask.steps.scale import ErrorScale, _log_sigma, fit_error_scale, pull_statistics, scale_covariance
+from hotdask.steps.scale import POPULATED, ErrorScale, _log_sigma, fit_error_scale, pull_statistics, scale_covariance
 
 MAD = 1.4826022185056018
 
@@ -39,11 +47,15 @@ def test_scaled_pulls_have_unit_dispersion_in_every_populated_cell():
     # Judged on other pairs than it was made from.
     fresh = simulate(rng, 60_000)
     pulls = fresh[[f"{n}_pull" for n in LABEL_NAMES]].to_numpy() / scale.factors(fresh["teff"], fresh["snr_g"])
-    cells = [g for g in fresh.groupby("cell").indices.values() if len(g) >= 500]
-    assert len(cells) >= 20
+    cells = [g for g in fresh.groupby("cell").indices.values() if len(g) >= POPULATED]
+    assert len(cells) >= 24
     # Labels share the factor here; together they give 11 n pulls a cell.
     dispersion = np.array([MAD * np.median(np.abs(pulls[g])) for g in cells])
     np.testing.assert_allclose(dispersion, 1, atol=0.05)
+    # And label by label without the luck of a new draw.
+    ratio = scale.factors(fresh["teff"], fresh["snr_g"]) / true_factor(fresh["teff"], fresh["snr_g"])[:, None]
+    for g in cells:
+        np.testing.assert_allclose(np.sqrt(np.mean(ratio[g] ** 2, axis=0)), 1, atol=0.05)
 
 
 def test_a_small_survey_is_scaled_to_a_tenth():
@@ -57,7 +69,7 @@ def test_a_small_survey_is_scaled_to_a_tenth():
     assert np.std(errors) < 0.2
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 4, 7, 20, 199, 500])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 7, 20, 29, 30, 40, 70, 199, 500])
 def test_log_dispersion_is_unbiased_however_small_the_cell(n):
     rng = np.random.default_rng(n)
     trials = 4000
@@ -65,6 +77,18 @@ def test_log_dispersion_is_unbiased_however_small_the_cell(n):
     spread = measured[:, 0].std()
     assert measured[:, 0].mean() == pytest.approx(np.log(3), abs=5 * spread / np.sqrt(trials))
     assert spread**2 == pytest.approx(measured[0, 1], rel=0.15)
+
+
+def test_many_pulls_are_used_well_and_wild_ones_not():
+    rng = np.random.default_rng(4)
+    pulls = rng.normal(size=(2000, 400))
+    measured = np.array([_log_sigma(row)[0] for row in pulls])
+    # The median of absolute values has a variance of 1.36 / n, the best estimate 0.5 / n.
+    assert measured.var() * 400 < 0.65
+    pulls[:, :8] *= 10
+    wild = np.array([_log_sigma(row)[0] for row in pulls])
+    assert abs(wild.mean()) < 0.005
+    assert np.log(MAD * np.median(np.abs(pulls))) > 0.015
 
 
 def test_statistics_and_scale_do_not_depend_on_row_order():
@@ -151,7 +175,7 @@ def _grid(rows=slice(3, 9), columns=slice(5, 11)):
 
 
 def _cubic(teff, snr):
-    a, b = np.log10(teff) - 4, np.log10(snr) - 2
+    a, b = np.log10(teff) - 4, np.log10(1 + snr / TURN_SNR) - 0.6
     return 1 + a - b + 3 * a**2 - 2 * a * b + b**2 + 5 * a**3 - a**2 * b + 2 * a * b**2 + b**3
 
 
@@ -167,7 +191,7 @@ def test_weights_are_those_of_least_squares():
     cell, teff, snr = _grid()
     variance = rng.uniform(0.1, 10, cell.size) * 1e-3
     value = _cubic(teff, snr) + rng.normal(size=cell.size) * np.sqrt(variance)
-    a, b = np.log10(teff), np.log10(snr)
+    a, b = np.log10(teff), np.log10(1 + snr / TURN_SNR)
     design = np.stack([a**i * b**j for i in range(4) for j in range(4 - i)], axis=1)
     normal = design.T / variance
     expected = design @ np.linalg.solve(normal @ design, normal @ value)
@@ -200,7 +224,7 @@ def test_noise_does_not_call_for_a_cubic(curvature, terms):
     cell, teff, snr = _grid()
     counts = []
     for seed in range(20):
-        value = np.log10(teff) + curvature * (np.log10(snr) - 2) ** 2
+        value = np.log10(teff) + curvature * (np.log10(1 + snr / TURN_SNR) - 0.6) ** 2
         value += np.random.default_rng(seed).normal(0, 0.05, cell.size)
         counts.append(len(fit_polynomial(cell, teff, snr, value, np.full(cell.size, 0.05**2)).coefficients))
     assert np.median(counts) == terms
@@ -283,8 +307,8 @@ def test_errors_of_a_survey_are_right_after_scaling():
     # The dispersion without the luck of the draw, for each label in each cell.
     over = factor * frame[[f"{n}_err" for n in LABEL_NAMES]].to_numpy() / error
     cell = assign_cells(frame["teff"], frame["snr_g"])
-    # A thousand pairs tell a dispersion to 4 %; at the rim of the survey, with a tenth of that, the cubic leads.
-    for n_pair, n_cell, tolerance in ((1000, 25, 0.05), (100, 45, 0.15)):
+    # Where pairs are few, at the rim of the survey, their luck shows.
+    for n_pair, n_cell, tolerance in ((POPULATED, 34, 0.05), (100, 48, 0.1), (30, 58, 0.15)):
         populated = statistics.loc[statistics["n"] >= n_pair, "cell"]
         assert len(populated) >= n_cell
         for here in (cell == c for c in populated):
