@@ -307,7 +307,8 @@ def _residual_flags(frame: pd.DataFrame) -> dict[Flag, np.ndarray]:
     left = value["rv_shift"] - value["rv_refit"]
     return {
         Flag.EMISSION: emission,
-        Flag.BINARY: value["binary_score"] > BINARY_SCORE,
+        # Emission fills line cores, which a second star seems to explain; no pair of stars is taken for emission.
+        Flag.BINARY: (value["binary_score"] > BINARY_SCORE) & ~emission,
         Flag.VELOCITY_SUSPECT: is_suspect(left, value["rv_shift_err"], frame["chi2_red"].to_numpy(dtype=np.float64)),
     }
 

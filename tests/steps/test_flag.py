@@ -162,6 +162,7 @@ POLE = {"ra": 192.9, "dec": 27.1}
         ({"halpha_excess": np.nan, "balmer_excess": 1.1}, Flag.EMISSION, True),
         ({"balmer_excess": -0.6}, Flag(0), True),
         ({"binary_score": 26.0}, Flag.BINARY, True),
+        ({"binary_score": 26.0, "halpha_excess": 0.6}, Flag.EMISSION, True),
         ({"rv_shift": -31.0, "rv_shift_err": 6.0}, Flag.VELOCITY_SUSPECT, True),
         ({"rv_shift": -31.0, "rv_shift_err": 6.0, "chi2_red": 4.0}, Flag(0), True),
         ({"rv_shift": 29.0}, Flag(0), True),
