@@ -323,7 +323,7 @@ def _kind_flags(frame: pd.DataFrame) -> dict[Flag, np.ndarray]:
     return {
         Flag.PECULIAR: (fe_h > 0.2) & (si_h > 0.4) & (vsini < 150) & (teff > 7000) & (teff < 20000),
         Flag.LOGG_SUSPECT: masked & (logg < 3),
-        Flag.SUBDWARF: logg > 5,
+        Flag.SUBDWARF: (logg > 5) & (teff > 7000),
         Flag.NLTE: (teff > 25000) | (logg < 2),
         Flag.HALO: (fe_h < -1.2) & high & (teff > 7000) & (teff < 13000),
     }

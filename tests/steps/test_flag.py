@@ -172,6 +172,7 @@ POLE = {"ra": 192.9, "dec": 27.1}
         ({"logg": 2.9}, Flag.LOGG_SUSPECT, True),
         ({"logg": 2.9, "teff_hmasked": 13000.0}, Flag(0), True),
         ({"logg": 5.1}, Flag.SUBDWARF, True),
+        ({"logg": 5.1, "teff": 6999.0}, Flag.COOL, False),
         ({"logg": 1.9, "teff_hmasked": 13000.0}, Flag.NLTE, True),
         ({"teff": 25001.0}, Flag.NLTE, True),
         ({"fe_h": -1.3} | POLE, Flag.HALO, True),
