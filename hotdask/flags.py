@@ -55,7 +55,7 @@ DESCRIPTIONS: dict[Flag, str] = {
     Flag.VELOCITY_SUSPECT: "A fit wants another velocity, by over 30 km/s and 5 sigma (rv_shift); vsini is too large.",
     Flag.PECULIAR: "[Fe/H] > 0.2, [Si/H] > 0.4, vsini < 150 km/s: likely ApBp; log g may be too low (§5.3, §5.5).",
     Flag.LOGG_SUSPECT: "log g < 3 where the hydrogen-masked fit has weight: likely too low, an artefact (§5.3).",
-    Flag.SUBDWARF: "log g > 5: hot subdwarf or white dwarf, if hot; use the extrapolated labels with caution (§5.3).",
+    Flag.SUBDWARF: "log g > 5, over 7000 K: hot subdwarf or white dwarf; its labels are extrapolated (§5.3).",
     Flag.NLTE: "Teff > 25000 K or log g < 2: LTE models and missing winds bias the labels (§4.7, §5.6).",
     Flag.HALO: "[Fe/H] < -1.2, 7000-13000 K, |b| > 15 deg: mostly blue horizontal branch or stragglers (§5.5).",
     Flag.INTRINSICALLY_COOL: "Red, and cool by an independent Teff; not of the OB catalog: noise made it look hot.",

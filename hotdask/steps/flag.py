@@ -305,7 +305,8 @@ def _residual_flags(frame: pd.DataFrame) -> dict[Flag, np.ndarray]:
     left = value["rv_shift"] - value["rv_refit"]
     return {
         Flag.EMISSION: emission,
-        Flag.BINARY: value["binary_score"] > BINARY_SCORE,
+        # Emission fills line cores, which a second star seems to explain; no pair of stars is taken for emission.
+        Flag.BINARY: (value["binary_score"] > BINARY_SCORE) & ~emission,
         Flag.VELOCITY_SUSPECT: is_suspect(left, value["rv_shift_err"], frame["chi2_red"].to_numpy(dtype=np.float64)),
     }
 
@@ -318,7 +319,7 @@ def _kind_flags(frame: pd.DataFrame) -> dict[Flag, np.ndarray]:
     high = np.abs(galactic_latitude(frame["ra"].to_numpy(), frame["dec"].to_numpy())) > 15
     return {
         Flag.PECULIAR: (fe_h > 0.2) & (si_h > 0.4) & (vsini < 150) & (teff > 7000) & (teff < 20000),
-        Flag.SUBDWARF: logg > 5,
+        Flag.SUBDWARF: (logg > 5) & (teff > 7000),
         Flag.NLTE: (teff > 25000) | (logg < 2),
         Flag.HALO: (fe_h < -1.2) & high & (teff > 7000) & (teff < 13000),
     }

@@ -23,6 +23,7 @@ CORE = 4.0
 """Half width of a Balmer core [pixel, 69 km/s]."""
 COMPANION_SHIFTS = (-5, -3, 3, 5)
 """Velocities of a second star relative to the first [pixel, 69 km/s]."""
+_REACH = max(abs(k) for k in COMPANION_SHIFTS)
 PIXEL = SPEED_OF_LIGHT * windows.LOG_STEP * np.log(10)
 """km/s."""
 _LINES = (("Hα",), ("Hβ", "Hγ", "Hδ"))
@@ -72,10 +73,9 @@ class ResidualJudge:
         self._mean, self._basis = emulator.mean.to(device), emulator.basis.to(device)
         wavelength = windows.rest_wavelength()
         fitted = ~windows.inside(wavelength, mask)
-        first, last = np.flatnonzero(fitted)[[0, -1]]
-        self._span = slice(first, last + 1)
-        self._fitted = torch.from_numpy(fitted[self._span].astype(np.float32)).to(device)
-        self._basis_t = self._basis[:, self._span].T.contiguous()
+        edges = np.flatnonzero(np.diff(fitted, prepend=False, append=False))
+        self._stretches = [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+        self._basis_t = self._fitted(self._basis).T.contiguous()
         step = np.gradient(wavelength)
         self._cores = []
         for names in _LINES:
@@ -128,6 +128,9 @@ class ResidualJudge:
         tangents = stack[:, 1:]
         model = torch.addmm(self._mean, stack[:, 0].float(), self._basis)
         residual = torch.where(ivar > 0, flux - model, 0.0)
+        seen = self._fitted(model)
+        # What enters repeats the edge.
+        wide = torch.nn.functional.pad(model, (_REACH, _REACH), mode="replicate")
         # A core with a pixel missing has no equivalent width.
         excess, error = (torch.full((len(flux), 2), torch.nan, dtype=torch.float64, device=flux.device) for _ in "12")
         for i, (core, step) in enumerate(self._cores):
@@ -137,9 +140,10 @@ class ResidualJudge:
             error[whole, i] = variance[whole].sqrt().double()
 
         # Toward the red by v: the model takes the value it had at a shorter wavelength. The residual comes last.
-        patterns = [_derivative(model) / -PIXEL, *(_moved(model, k) - model for k in COMPANION_SHIFTS), residual]
-        patterns = torch.stack(patterns, dim=1)[:, :, self._span]
-        weighted = patterns * (ivar[:, self._span] * self._fitted)[:, None]
+        companions = (self._fitted(wide, _REACH - k) - seen for k in COMPANION_SHIFTS)
+        patterns = [self._fitted(_derivative(model)) / -PIXEL, *companions, self._fitted(residual)]
+        patterns = torch.stack(patterns, dim=1)
+        weighted = patterns * self._fitted(ivar)[:, None]
         toward = (weighted.flatten(0, 1) @ self._basis_t).view(*weighted.shape[:2], -1)
         slope = toward.double() @ tangents.double().transpose(1, 2)
         matrix = (weighted @ patterns.transpose(1, 2)).double() - slope @ covariance @ slope.transpose(1, 2)
@@ -157,6 +161,10 @@ class ResidualJudge:
         columns = (excess[:, 0], error[:, 0], excess[:, 1], error[:, 1], shift, own_error, score)
         return torch.stack(columns, dim=1)
 
+    def _fitted(self, values: torch.Tensor, first: int = 0) -> torch.Tensor:
+        """Fitted pixels of (n, 3801 or more) values that begin at column ``first``, one stretch behind the other."""
+        return torch.cat([values[:, first + a : first + b] for a, b in self._stretches], dim=1)
+
 
 def _derivative(flux: torch.Tensor) -> torch.Tensor:
     """Change of (n, p) samples per pixel."""
@@ -164,8 +172,3 @@ def _derivative(flux: torch.Tensor) -> torch.Tensor:
     for k, weight in _DERIVATIVE.items():
         out[:, 4:-4] += weight * (flux[:, 4 + k : flux.shape[1] - 4 + k] - flux[:, 4 - k : -4 - k])
     return out
-
-
-def _moved(flux: torch.Tensor, pixels: int) -> torch.Tensor:
-    """Samples (n, p) moved to the red; what enters repeats the edge, where nothing is fitted."""
-    return torch.roll(flux, pixels, dims=1)

@@ -84,6 +84,9 @@ def test_a_stars_are_a_stars(chosen: pd.DataFrame, outcome: tuple[Path, dict]) -
     assert 0.3 < stars["chi2_red"].median() < 5
     assert (stars["flags"] & int(Flag.FEW_PIXELS) == 0).all()
     assert np.isfinite(stars[list(LABEL_NAMES)].to_numpy()).all()
+    # Ordinary stars: where models err, it is by too little to look like anything else.
+    assert (stars["flags"] & int(Flag.EMISSION | Flag.BINARY | Flag.VELOCITY_SUSPECT) == 0).mean() > 0.95
+    assert abs(stars["rv_shift"].median()) < 8
 
 
 def test_the_report_names_the_rejects(outcome: tuple[Path, dict]) -> None:
