@@ -295,7 +295,7 @@ class Report(_Section):
 
     spectra: int = Field(12, ge=0, le=200, description="spectra that get a page with their fits")
     tracks: str | None = Field(
-        None, description="tracks to draw (.csv, .parquet): track, teff [K], logg; mass, m_ks, bp_rp_0 if known"
+        None, description="tracks to draw: track, teff [K], logg; mass, m_ks, bp_rp_0 if known; or MIST's or PARSEC's"
     )
     truth: str | None = Field(None, description="truth table of a simulated survey (.parquet), to compare with")
 

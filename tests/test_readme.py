@@ -367,7 +367,7 @@ def test_the_quickstart(tmp_path: Path) -> None:
     printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=280).stdout
     assert re.search(r"^cluster: .*, dashboard http://127\.0\.0\.1:\d+", printed, re.M)
     for name in LABEL_NAMES:
-        assert re.search(rf"^{name} .*(\s[\d.e+-]+){{5}}$", printed, re.M), printed
+        assert re.search(rf"^{name} .*(\s+[\d.e+-]+){{5}}$", printed, re.M), printed
     for made in ("run/catalog", "run/report/index.html"):
         assert f"{tmp_path}/quick/{made}" in printed
         assert (tmp_path / "quick" / made).exists()
