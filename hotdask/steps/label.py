@@ -308,9 +308,9 @@ class Labeler:
         The velocity is where some model resembles the spectrum most, and from there on what linear fits add, until
         little of an error is left. From a fit that is far off a linear shift may not tell, but χ² does.
 
-        Measured on simulated stars of 7600-28 000 K: at S/N 20-200 all velocities wrong by 50 to 1500 km/s are found
-        and corrected within their errors (pulls of σ 1.0, none beyond 5), at S/N 6-20 95 % of those wrong by 150 to 400
-        and 72 % of 1000, for χ² does not tell there.
+        Measured on simulated stars of 7600-28 000 K: of velocities wrong by 50 to 1500 km/s over 99 % are corrected at
+        S/N 20-200, within their errors (pulls of σ 1.0, none beyond 5). At S/N 6-20 it is 96 % of those wrong by 150 to
+        400 and 70 % of 1000, for χ² does not tell there.
         """
         near = is_suspect(out["rv_shift"], out["rv_shift_err"], out["chi2_red"])
         rows = np.flatnonzero(near | (out["chi2_red"] > _RV_CHI2))
