@@ -26,8 +26,10 @@ from distributed import LocalCluster
 import hotdask
 from hotdask.cli import main
 from hotdask.config import Settings
+from hotdask.flags import Flag
 from hotdask.labels import LABEL_NAMES
 from hotdask.pipeline import pages
+from hotdask.schema import CATALOG, FITS
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -79,6 +81,10 @@ def inline() -> list[str]:
     return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", re.sub(r"```.*?```", "", TEXT, flags=re.S))]
 
 
+NO_COMMAND = re.compile(r"--\w|\[\w+\] \w|\w+ = |(hotdask|xr)\.\w+\(")
+"""Options, settings and Python: what has a space between backticks and is none of these is a command."""
+
+
 @dataclass
 class Command:
     """A command, the lines that it is said to print, and what became of it."""
@@ -100,8 +106,7 @@ def commands() -> list[Command]:
                 found.append(Command(line[2:]))
             elif language == "console":
                 found[-1].shown.append(line)
-    programs = re.compile(r"(hotdask|scripts/[\w.]+|python3?|pip|dask|kubectl|sbatch|\.) \S")
-    found += [Command(span) for span in inline() if programs.match(span)]
+    found += [Command(span) for span in inline() if " " in span and not NO_COMMAND.match(span)]
     return list({command.text: command for command in reversed(found)}.values())[::-1]
 
 
@@ -343,6 +348,15 @@ def walk(command: click.Command) -> Iterator[click.Command]:
     yield command
     for inner in command.commands.values() if isinstance(command, click.Group) else ():
         yield from walk(inner)
+
+
+def test_flags_and_columns_it_names_are_there() -> None:
+    columns = {column.name for column in (*CATALOG, *FITS)}
+    named = [span for span in inline() if re.fullmatch(r"[a-z]+(_[a-z0-9]+)+|[A-Z]+(_[A-Z]+)+", span)]
+    unknown = [span for span in named if span not in columns and span not in Flag.__members__]
+    assert len(named) >= 8
+    # Of scipy.
+    assert set(unknown) <= {"least_squares"}
 
 
 def test_scripts_and_files_it_names_are_there() -> None:
