@@ -155,7 +155,7 @@ _LABEL_COLUMNS = tuple(
             f"{lb.name}_err",
             _F8,
             lb.unit,
-            f"1-sigma error of {lb.name}, scaled to the scatter of repeat visits",
+            f"1-sigma error of {lb.name}, formal but within the label's limits, scaled to the scatter of repeat visits",
         ),
         Column(f"{lb.name}_all", _F8, lb.unit, f"{lb.doc}, all-lines fit, raw"),
         Column(f"{lb.name}_hmasked", _F8, lb.unit, f"{lb.doc}, fit with hydrogen masked, raw"),

@@ -20,7 +20,7 @@ from hotdask.steps.merge import merge_fits
 from hotdask.steps.photometry import intrinsically_cool
 from hotdask.steps.polynomial import assign_cells
 from hotdask.steps.repeats import assign_stars, make_pairs
-from hotdask.steps.scale import ErrorScale, fit_error_scale, pull_statistics
+from hotdask.steps.scale import ErrorScale, fit_error_scale, limit_errors, pull_statistics
 from hotdask.store.catalog import FITS_FOLDER, publish_catalog, read_catalog, read_fits_part, write_catalog_part
 from hotdask.store.cube import Layout, read_sidecar
 from hotdask.store.parquet import part_path
@@ -132,11 +132,12 @@ def read_merged(partition: int, *, run: str, extra: tuple[str, ...] = (), joined
     gain = fits.column("hydrogen_gain").to_numpy()
     labels, merged, _ = merge_fits(raw["all"], covariance["all"], raw["hmasked"], covariance["hmasked"], gain)
     sigma = np.sqrt(np.diagonal(merged, axis1=1, axis2=2))
+    errors = limit_errors(sigma)
     columns = dict(spectra[[c.name for c in SPECTRA if c.name in {m.name for m in _MERGED}]])
     for i, name in enumerate(LABEL_NAMES):
         columns |= {
             name: labels[:, i],
-            f"{name}_err": sigma[:, i],
+            f"{name}_err": errors[:, i],
             f"{name}_all": raw["all"][:, i],
             f"{name}_hmasked": raw["hmasked"][:, i],
         }

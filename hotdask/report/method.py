@@ -228,6 +228,7 @@ STEPS: tuple[Step, ...] = (
         (r"$s(T_{\rm eff}, \mathrm{S/N}) = \mathrm{cubic\ polynomial},\qquad C'_{ij} = s_i\,s_j\,C_{ij}$",),
         "Formal errors are scaled so that they match the scatter of repeat visits; correlations stay.",
         (
+            "hotdask.steps.scale.limit_errors",
             "hotdask.steps.scale.pull_statistics",
             "hotdask.steps.scale.fit_error_scale",
             "hotdask.steps.scale.ErrorScale.factors",
@@ -235,8 +236,9 @@ STEPS: tuple[Step, ...] = (
             "hotdask.steps.polynomial.fit_polynomial",
         ),
         "The polynomial is of log Teff and log(1 + S/N/30) and gives log s, which cannot be negative; of a lower "
-        "degree where cells of pairs do not ask for more (Akaike's criterion), and constant beyond them. A label with "
-        "fewer than 200 pairs keeps its formal errors, with a flag.",
+        "degree where cells of pairs do not ask for more (Akaike's criterion), and constant beyond them. Before, no error is "
+        "taken to be larger than the limits of its label allow. A label with fewer than 200 pairs keeps its formal "
+        "errors, with a flag.",
     ),
     Step(
         "Error of the models",

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import betaincinv, ndtri
 
-from hotdask.labels import INDEX, LABEL_NAMES
+from hotdask.labels import INDEX, LABEL_NAMES, LABELS
 from hotdask.steps.polynomial import Polynomial, fit_polynomial
 
 FLOOR = 0.03
@@ -37,6 +37,7 @@ _STEPS = 3
 _WEIGHTED, _SLOPE, _VARIANCE, _BIAS = 0.783999, 1.183990, 0.555, -0.42
 """Of the weighted mean square of normal deviates: its value, its slope over the log of the dispersion, and, over n, the
 variance and the bias of that log (simulated, n = 30-200)."""
+_LARGEST = np.array([(lb.ceiling - lb.floor) / np.sqrt(12) for lb in LABELS])
 _N_QUANTILES = 1000
 
 
@@ -199,6 +200,30 @@ def fit_error_scale(cells: pd.DataFrame, *, min_pairs: int = 200) -> ErrorScale 
     if not any(logs.values()):
         return None
     return ErrorScale(logs, int(cells["n"].sum()))
+
+
+def limit_errors(errors) -> np.ndarray:
+    """Errors, none larger than the limits of its label allow.
+
+    A label whose lines are too weak to be seen has a formal error of many dex, but no fit scatters by more than
+    between its limits. Pulls of such labels would be next to 0, and shrink the errors of those that are well measured.
+
+    Parameters
+    ----------
+    errors : (n, 11) float64
+        Formal errors in label order; NaN stays.
+
+    Returns
+    -------
+    (n, 11) float64
+        At most (ceiling − floor)/√12, the dispersion of a label that may be anything between them.
+
+    Examples
+    --------
+    >>> limit_errors([[100.0, 0.1, 1, 9, 0.01, 0.2, 30.0, 0.2, 0.2, 0.2, 0.1]])[0, [0, 6]].round(2).tolist()
+    [100.0, 2.45]
+    """
+    return np.minimum(np.asarray(errors, dtype=np.float64), _LARGEST)
 
 
 def scale_covariance(covariance, factors) -> np.ndarray:

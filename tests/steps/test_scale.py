@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hotdask.errors import RunError
-from hotdask.labels import INDEX, LABEL_NAMES, N_LABELS
+from hotdask.labels import INDEX, LABEL_NAMES, LABELS, N_LABELS
 from hotdask.steps.polynomial import (
     LOG_SNR_EDGES,
     LOG_TEFF_EDGES,
@@ -20,7 +20,15 @@ from hotdask.steps.polynomial import (
     fit_polynomial,
 )
 from hotdask.steps.repeats import make_pairs
-from hotdask.steps.scale import POPULATED, ErrorScale, _log_sigma, fit_error_scale, pull_statistics, scale_covariance
+from hotdask.steps.scale import (
+    POPULATED,
+    ErrorScale,
+    _log_sigma,
+    fit_error_scale,
+    limit_errors,
+    pull_statistics,
+    scale_covariance,
+)
 
 MAD = 1.4826022185056018
 
@@ -293,6 +301,30 @@ def catalog_of_visits(rng, n_star):
     frame[list(LABEL_NAMES)] = labels
     frame[[f"{name}_err" for name in LABEL_NAMES]] = error
     return frame, true, factor
+
+
+def test_labels_that_cannot_be_seen_do_not_shrink_the_errors_of_others():
+    """Of half the visits a label may be anything between its limits, with a formal error of many dex."""
+    frame, *_ = catalog_of_visits(np.random.default_rng(8), 10_000)
+    k, label = INDEX["n_h"], LABELS[INDEX["n_h"]]
+    rng = np.random.default_rng(9)
+    error = np.full(len(frame), 0.3)
+    frame["n_h"] = error * rng.normal(size=len(frame))
+    unseen = rng.random(len(frame)) < 0.5
+    frame.loc[unseen, "n_h"] = rng.uniform(label.floor, label.ceiling, unseen.sum())
+    frame["n_h_err"] = np.where(unseen, 20.0, error)
+
+    def factors(frame):
+        pairs = make_pairs(frame)
+        pairs["cell"] = assign_cells(pairs["teff"], pairs["snr_g"])
+        return fit_error_scale(pull_statistics(pairs)).factors(frame["teff"], frame["snr_g"])[:, k]
+
+    assert np.median(factors(frame)) < 0.5
+    errors = [f"{name}_err" for name in LABEL_NAMES]
+    limited = frame.assign(**dict(zip(errors, limit_errors(frame[errors]).T, strict=True)))
+    assert limited.loc[unseen, "n_h_err"].to_numpy() == pytest.approx(np.sqrt(np.var([0, 1]) / 3) * 8.5)
+    # Differences of even values have short tails, and a robust dispersion 6 % above the usual one.
+    np.testing.assert_allclose(np.median(factors(limited)), 1, atol=0.1)
 
 
 def test_errors_of_a_survey_are_right_after_scaling():
