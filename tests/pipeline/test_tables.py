@@ -13,7 +13,7 @@ from distributed import Client
 from hotdask import schema
 from hotdask.errors import InputError
 from hotdask.flags import Flag
-from hotdask.labels import CORRELATION_PAIRS, INDEX, LABEL_NAMES
+from hotdask.labels import CORRELATION_PAIRS, INDEX, LABEL_NAMES, LABELS
 from hotdask.pipeline import tables
 from hotdask.pipeline.covariance import read_covariance
 from hotdask.pipeline.plan import read_group
@@ -74,6 +74,9 @@ def test_errors_are_scaled_by_what_the_summary_says(finished, fits: pd.DataFrame
     summary = json.loads((finished.folder / "run.json").read_text())
     scale = ErrorScale.from_dict(summary["catalog"]["error_scale"])
     sigma = np.sqrt([np.diag(merge_one(row)[1]) for _, row in fits.iterrows()])
+    limits = np.array([lb.ceiling - lb.floor for lb in LABELS]) / np.sqrt(12)
+    assert (sigma > limits).any()
+    sigma = np.minimum(sigma, limits)
     factors = scale.factors(catalog["teff"], catalog["snr_g"])
     assert not np.allclose(factors, 1)
     np.testing.assert_allclose(catalog[[f"{n}_err" for n in LABEL_NAMES]], sigma * factors, rtol=1e-9)
