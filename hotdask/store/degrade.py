@@ -1,17 +1,22 @@
 """Spectra of higher resolution, evenly sampled in wavelength, onto the observed grid at about R = 1800.
 
-One fixed linear filter for each arm: a Gaussian that would bring a line of `NATIVE_FWHM` to R = 1800, sampled where the
-observed grid wants values. The same for every spectrum, so that none depends on its neighbors; what a fiber's own line
-spread makes of it is told with the spectrum (`Degraded.sigma`), and goes into the fit.
+One fixed linear filter for each arm, w_ij ∝ exp(−(λ_j − λ_i)²/2s_i²) from pixels j to the observed grid's i. Its
+Gaussian, s_i² = [(λ_i/1800)² − (1.65 Å)²]/8 ln 2, would bring a line of `NATIVE_FWHM` to R = 1800. It is the same for
+every spectrum, so that none depends on its neighbors; what a fiber's own line spread makes of it is told with the
+spectrum (`Degraded.sigma`), and goes into the fit.
 
 A line spread is here all that widens a narrow line: optics, fiber and detector pixel. A resolution matrix R, with
 ``data = R · (spectrum at the wavelengths of the pixels)``, holds the three of them, its second moment their variance.
 What it does not hold is the averaging over a pixel that some codes apply to models before R (0.05 Å² for pixels of
 0.8 Å, 1-4 % in the width at R = 1800); our models are samples, not averages, so it is not added.
 
+At 3720 Å, where s is 0.7 pixel, sampling errs by up to 0.3 % of the depth of a line turned at 100 km/s; from 4300 Å on
+by 0.02 %.
+
 References
 ----------
-Bolton & Schlegel 2010, PASP 122, 248 (resolution matrix; pixels of uncorrelated noise).
+Bolton & Schlegel 2010, PASP 122, 248 (resolution matrix; pixels of uncorrelated noise); Guy et al. 2023, AJ 165, 144
+(DESI's pipeline, and its coadds).
 """
 
 import functools
@@ -149,8 +154,17 @@ def degrade(arms: Sequence[Arm]) -> Degraded:
 
     Notes
     -----
-    The filter's weights are not those of inverse variance: lines are darker than the continuum and have less noise, so
-    that such weights would move and narrow them.
+    With v_j the variance of an arm's pixels δλ wide, a pixel Δλ_i wide has the flux Σ_j w_ij f_j, the information
+    Δλ_i/(δλ Σ_j w_ij v_j), and noise of variance Σ_j w_ij² v_j. Arms are weighted by their information. The filter's
+    weights are not those of inverse variance: lines are darker than the continuum and have less noise, so that such
+    weights would move and narrow them.
+
+    Examples
+    --------
+    >>> arm = Arm(3600 + 0.8 * np.arange(2751), np.full((1, 2751), 7.0), np.full((1, 2751), 4.0), None)
+    >>> found, i = degrade([arm]), np.argmin(abs(observed_wavelength() - 5000))
+    >>> round(float(found.flux[0, i]), 3), round(float(found.ivar[0, i] / 4 * 0.8), 3)
+    (7.0, 1.151)
     """
     m = len(arms[0].flux)
     out = Degraded(
@@ -184,7 +198,7 @@ def _filter(arm: Arm, part: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Flux, information and variance of the noise, each (m, 3909); information 0 where there is nothing."""
     n = len(arm.wavelength)
     step = float(arm.wavelength[-1] - arm.wavelength[0]) / (n - 1)
-    weights, inside = _weights(float(arm.wavelength[0]), step, n)
+    weights, whole = _weights(float(arm.wavelength[0]), step, n)
     flux, ivar = (np.array(a[part], dtype=np.float64) for a in (arm.flux, arm.ivar))
     with np.errstate(all="ignore"):
         variance = 1 / ivar
@@ -196,7 +210,7 @@ def _filter(arm: Arm, part: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     used = share >= 1 - BAD_SHARE
     size = np.log(10) * LOG_STEP * observed_wavelength()
     with np.errstate(all="ignore"):
-        found = filtered / inside, size / step * inside / mean, noise / inside**2
+        found = filtered / whole, size / step * whole / mean, noise / whole**2
     return tuple(np.where(used, values, 0.0) for values in found)
 
 

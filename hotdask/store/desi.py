@@ -33,6 +33,8 @@ _COADD = re.compile(r"coadd-[^/]+\.fits(?:\.gz)?")
 _AT_ONCE = 256
 """Spectra held at once as the cameras have them, 0.15 MB each; for more the file is gone through again."""
 _MATRICES = 32
+_WAVELENGTH = observed_wavelength()
+_NO_BITS = np.zeros(N_OBSERVED, np.float32)
 
 FIBER_BITS = {
     0: "UNASSIGNED",
@@ -173,28 +175,21 @@ def read_coadd(path: str, targets: Iterable[int]) -> dict[int, "tuple[dict, tupl
             except SpectrumError as error:
                 out[target] = error
                 continue
-            out[target] = cards | _measured(found, i), _rows(found, i)
+            rows_of_file = (found.flux[i], found.ivar[i], _WAVELENGTH, _NO_BITS, _NO_BITS)
+            out[target] = cards | _measured(found, i), rows_of_file
     return out
-
-
-_NO_BITS = np.zeros(N_OBSERVED, np.float32)
-_WAVELENGTH = observed_wavelength()
-
-
-def _rows(found: Degraded, i: int) -> tuple:
-    return found.flux[i], found.ivar[i], _WAVELENGTH, _NO_BITS, _NO_BITS
 
 
 def _measured(found: Degraded, i: int) -> dict[str, float]:
     """Cards that tell of the pixels: line spread, S/N, noise left by the filter."""
-    wavelength, flux, ivar = observed_wavelength(), found.flux[i], found.ivar[i]
+    flux, ivar = found.flux[i], found.ivar[i]
     out = {"noise_power": float(found.noise_power[i])}
     # What is fitted there in Å is told by SDSS in pixels.
-    out |= line_spread(wavelength, found.sigma[i] / (LOG_STEP * np.log(10) * wavelength), ivar)
+    out |= line_spread(_WAVELENGTH, found.sigma[i] / (LOG_STEP * np.log(10) * _WAVELENGTH), ivar)
     with np.errstate(all="ignore"):
         snr = flux * np.sqrt(ivar)
     for band, (center, width) in BANDS.items():
-        used = (np.abs(wavelength - center) <= width / 2) & (ivar > 0)
+        used = (np.abs(_WAVELENGTH - center) <= width / 2) & (ivar > 0)
         if used.any():
             out[f"SNR{band}"] = float(np.median(snr[used]))
     return out
@@ -204,13 +199,9 @@ def _measured(found: Degraded, i: int) -> dict[str, float]:
 
 
 def _columns(table: fits.BinTableHDU) -> dict[str, np.ndarray]:
-    """Columns of single values, by upper-case name, in the machine's byte order."""
-    out = {}
-    for name in table.columns.names:
-        values = np.asarray(table.data.field(name))
-        if values.ndim == 1:
-            out[name.upper()] = values.astype(values.dtype.newbyteorder("="), copy=False)
-    return out
+    """Columns of single values, by upper-case name."""
+    found = {name.upper(): np.asarray(table.data[name]) for name in table.columns.names}
+    return {name: values for name, values in found.items() if values.ndim == 1}
 
 
 def _fibermap(path: str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
@@ -258,10 +249,7 @@ def _redshifts(path: str) -> dict[str, np.ndarray] | str:
 
 
 def _status(row: Mapping[str, object]) -> int:
-    try:
-        return int(row.get("COADD_FIBERSTATUS", 0))
-    except (TypeError, ValueError):
-        return 0
+    return int(_finite(row.get("COADD_FIBERSTATUS")) or 0)
 
 
 def _check_fiber(row: Mapping[str, object]) -> None:

@@ -39,23 +39,14 @@ class _Gzip(igzip.IGzipFile):
 
 @contextmanager
 def open_fits(path: str) -> Iterator[Iterator[fits.hdu.base.ExtensionHDU]]:
-    """The HDUs of a file, one after another, each found to have room in the file before it is given.
+    """The HDUs of a local file, gzipped or not, one after another, each if the file has room for what it claims.
 
-    Parameters
-    ----------
-    path : str
-        A local file, gzipped or not.
-
-    Yields
-    ------
-    iterator of HDU
-        Of ``hdu.section`` only what is asked for is read; of a gzipped file in one pass, if asked in its order.
+    Of ``hdu.section`` only what is asked for is read; of a gzipped file in one pass, if asked in the file's order.
 
     Raises
     ------
     SpectrumError
-        If the file cannot be had, is cut, or is no FITS file; also from within the ``with`` block, whatever astropy or
-        numpy raise there.
+        Whatever is wrong with the file, also from within the ``with`` block.
 
     Examples
     --------
@@ -100,8 +91,8 @@ def _walk(hdus: fits.HDUList, stream, size: int, gzipped: bool) -> Iterator[fits
     for hdu in hdus:
         if not isinstance(hdu, _KINDS) or hdu.size < 0 or hdu.header.get("TFIELDS", 0) > 999:
             raise SpectrumError("damaged", f"the header of HDU '{hdu.name}' is impossible; fetch it again")
-        info = hdu.fileinfo()
-        end = info["datLoc"] + info["datSpan"]
+        place = hdu.fileinfo()
+        end = place["datLoc"] + place["datSpan"]
         if end > size * (_DEFLATED if gzipped else 1) or hdu.size > size * _DEFLATED:
             raise SpectrumError("truncated", f"the file ends within HDU '{hdu.name}'; fetch it again")
         yield hdu

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import os
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -326,6 +327,24 @@ def test_other_ways_of_writing_are_read_alike(coadds, coadd, change):
     np.testing.assert_array_equal(found.flux, expected.flux)
     np.testing.assert_array_equal(found.ivar, expected.ivar)
     assert found.meta["specid"] == expected.meta["specid"]
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_memory_is_that_of_what_is_wanted(coadds, tmp_path, end):
+    """Two rows of a file of 43 MB, the first and the last."""
+    path = coadds.write_coadd(tmp_path / NAME, np.arange(96))
+    whole = path.stat().st_size
+    if end:
+        path = path.with_name(NAME + end)
+        path.write_bytes(gzip.compress(path.with_suffix("").read_bytes(), 1))
+    # What is kept from one reading to the next is not counted.
+    desi.read_coadd(str(path), [0])
+    tracemalloc.start()
+    found = desi.read_coadd(str(path), [0, 95])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert not any(isinstance(one, SpectrumError) for one in found.values())
+    assert peak < 0.05 * whole, peak
 
 
 # What is wrong with files
