@@ -1,17 +1,22 @@
 """Spectra of higher resolution, evenly sampled in wavelength, onto the observed grid at about R = 1800.
 
-One fixed linear filter for each arm: a Gaussian that would bring a line of `NATIVE_FWHM` to R = 1800, sampled where the
-observed grid wants values. The same for every spectrum, so that none depends on its neighbors; what a fiber's own line
-spread makes of it is told with the spectrum (`Degraded.sigma`), and goes into the fit.
+One fixed linear filter for each arm, w_ij ∝ exp(−(λ_j − λ_i)²/2s_i²) from pixels j to the observed grid's i. Its
+Gaussian, s_i² = [(λ_i/1800)² − (1.65 Å)²]/8 ln 2, would bring a line of `NATIVE_FWHM` to R = 1800. It is the same for
+every spectrum, so that none depends on its neighbors; what a fiber's own line spread makes of it is told with the
+spectrum (`Degraded.sigma`), and goes into the fit.
 
 A line spread is here all that widens a narrow line: optics, fiber and detector pixel. A resolution matrix R, with
 ``data = R · (spectrum at the wavelengths of the pixels)``, holds the three of them, its second moment their variance.
 What it does not hold is the averaging over a pixel that some codes apply to models before R (0.05 Å² for pixels of
 0.8 Å, 1-4 % in the width at R = 1800); our models are samples, not averages, so it is not added.
 
+At 3720 Å, where s is 0.7 pixel, sampling errs by up to 0.3 % of the depth of a line turned at 100 km/s; from 4300 Å on
+by 0.02 %.
+
 References
 ----------
-Bolton & Schlegel 2010, PASP 122, 248 (resolution matrix; pixels of uncorrelated noise).
+Bolton & Schlegel 2010, PASP 122, 248 (resolution matrix; pixels of uncorrelated noise); Guy et al. 2023, AJ 165, 144
+(DESI's pipeline, and its coadds).
 """
 
 import functools
@@ -20,7 +25,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.special import ndtr
 
 from hotdask.windows import FIT_MASK, LOG_STEP, N_OBSERVED, inside, observed_wavelength
 
@@ -29,12 +33,9 @@ RESOLVING_POWER = 1800.0
 NATIVE_FWHM = 1.65
 """FWHM [Å] of a line before the filter, by the matrices of real coadds 1.6 (b), 1.5 (r) and 1.8 (z)."""
 BAD_SHARE = 0.05
-"""A value is lost if bad pixels, which are bridged by straight lines, bear more of its filter than this."""
+"""A value is lost if bad pixels, bridged by straight lines, and what is beyond the camera bear more of its filter."""
 _FWHM = 2 * np.sqrt(2 * np.log(2))
-# The filter's first factor interpolates: sinc times a Gaussian of this many pixels, flat to 0.3 cycles a pixel, where
-# the line spread of a DESI pixel's light leaves 20 %.
-_SINC_WIDTH = 2.5
-_REACH, _REACH_SIGMA = 7.0, 5.0
+_REACH = 5.0
 _BIN = 64
 _CHUNK = 64
 
@@ -119,23 +120,20 @@ def native_variance(resolution: np.ndarray, step: float) -> np.ndarray:
     resolution = np.asarray(resolution, dtype=np.float64)
     m, n_diagonal, n = resolution.shape
     half = n_diagonal // 2
-    moments = np.zeros((3, m, n))
+    total, first, second = np.zeros((3, m, n))
     with np.errstate(all="ignore"):
         for k in range(n_diagonal):
-            offset = half - k
-            row = slice(max(0, -offset), n - max(0, offset))
-            band = resolution[:, k, max(0, offset) : n + min(0, offset)]
-            for power in range(3):
-                moments[power, :, row] += band * float(offset) ** power
-        total, first, second = moments
+            rows = np.roll(resolution[:, k], k - half, axis=-1)
+            total += rows
+            first += (half - k) * rows
+            second += (half - k) ** 2 * rows
         variance = second / total - (first / total) ** 2
         sane = (total > 0.5) & (total < 1.5) & (variance > 0.05) & (variance < 9.0)
     # The first and last rows are cut off.
     sane[:, :half] = sane[:, n - half :] = False
-    n_bin = -(-n // _BIN)
-    padded = np.full((m, n_bin * _BIN), np.nan)
-    padded[:, :n] = np.where(sane, variance, np.nan)
-    bins = np.sort(padded.reshape(m, n_bin, _BIN), axis=2)
+    n_bin = n // _BIN
+    bins = np.where(sane, variance, np.nan)[:, : n_bin * _BIN].reshape(m, n_bin, _BIN)
+    bins = np.sort(bins, axis=2)
     count = np.isfinite(bins).sum(axis=2)
     # NaN is sorted to the end.
     median = np.take_along_axis(bins, np.maximum(count - 1, 0)[..., None] // 2, axis=2)[..., 0]
@@ -156,8 +154,17 @@ def degrade(arms: Sequence[Arm]) -> Degraded:
 
     Notes
     -----
-    The filter's weights are not those of inverse variance: lines are darker than the continuum and have less noise, so
-    that such weights would move and narrow them.
+    With v_j the variance of an arm's pixels δλ wide, a pixel Δλ_i wide has the flux Σ_j w_ij f_j, the information
+    Δλ_i/(δλ Σ_j w_ij v_j), and noise of variance Σ_j w_ij² v_j. Arms are weighted by their information. The filter's
+    weights are not those of inverse variance: lines are darker than the continuum and have less noise, so that such
+    weights would move and narrow them.
+
+    Examples
+    --------
+    >>> arm = Arm(3600 + 0.8 * np.arange(2751), np.full((1, 2751), 7.0), np.full((1, 2751), 4.0), None)
+    >>> found, i = degrade([arm]), np.argmin(abs(observed_wavelength() - 5000))
+    >>> round(float(found.flux[0, i]), 3), round(float(found.ivar[0, i] / 4 * 0.8), 3)
+    (7.0, 1.151)
     """
     m = len(arms[0].flux)
     out = Degraded(
@@ -189,30 +196,30 @@ def _degrade(arms: Sequence[Arm], part: slice, out: Degraded) -> None:
 
 def _filter(arm: Arm, part: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Flux, information and variance of the noise, each (m, 3909); information 0 where there is nothing."""
-    step = (arm.wavelength[-1] - arm.wavelength[0]) / (len(arm.wavelength) - 1)
-    weights, squares, sizes, whole = _filters(float(arm.wavelength[0]), float(step), len(arm.wavelength))
+    n = len(arm.wavelength)
+    step = float(arm.wavelength[-1] - arm.wavelength[0]) / (n - 1)
+    weights, whole = _weights(float(arm.wavelength[0]), step, n)
     flux, ivar = (np.array(a[part], dtype=np.float64) for a in (arm.flux, arm.ivar))
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+    with np.errstate(all="ignore"):
         variance = 1 / ivar
-        bad = ~(np.isfinite(flux) & (variance > 0) & np.isfinite(variance))
-    share = np.zeros((len(flux), N_OBSERVED))
-    rows = np.flatnonzero(bad.any(axis=1))
-    share[rows] = (sizes @ bad[rows].T.astype(np.float64)).T
-    pixel = np.arange(flux.shape[1])
-    for i in rows:
-        good = ~bad[i]
-        if not good.any():
-            flux[i], variance[i] = 0.0, 1.0
-            continue
-        for values in (flux[i], variance[i]):
-            values[bad[i]] = np.interp(pixel[bad[i]], pixel[good], values[good])
-    pairs = ((weights, flux), (squares, variance), (sizes, variance))
-    filtered, noise, mean = ((matrix @ values.T).T for matrix, values in pairs)
-    used = whole & (share <= BAD_SHARE)
+        good = np.isfinite(flux) & (variance > 0) & np.isfinite(variance)
+    _bridge(flux, good)
+    _bridge(variance, good)
+    pairs = ((weights, good.astype(np.float64)), (weights, flux), (weights, variance), (weights**2, variance))
+    share, filtered, mean, noise = ((matrix @ values.T).T for matrix, values in pairs)
+    used = share >= 1 - BAD_SHARE
     size = np.log(10) * LOG_STEP * observed_wavelength()
     with np.errstate(all="ignore"):
-        information = np.where(used, size / (step * mean), 0.0)
-    return np.where(used, filtered, 0.0), information, np.where(used, noise, 0.0)
+        found = filtered / whole, size / step * whole / mean, noise / whole**2
+    return tuple(np.where(used, values, 0.0) for values in found)
+
+
+def _bridge(values: np.ndarray, good: np.ndarray) -> None:
+    """Straight lines over bad pixels, in place; zeros in a spectrum that has no others."""
+    pixel = np.arange(values.shape[1])
+    values[~good] = 0
+    for i in np.flatnonzero(good.any(axis=1) & ~good.all(axis=1)):
+        values[i] = np.interp(pixel, pixel[good[i]], values[i, good[i]])
 
 
 def _spread(arm: Arm, part: slice) -> np.ndarray:
@@ -222,10 +229,7 @@ def _spread(arm: Arm, part: slice) -> np.ndarray:
     out = np.full((m, N_OBSERVED), np.nan)
     if arm.variance is None:
         return out
-    n = len(arm.wavelength)
-    center = np.interp(
-        np.minimum(np.arange(arm.variance.shape[1]) * _BIN + _BIN / 2, n - 1), np.arange(n), arm.wavelength
-    )
+    center = arm.wavelength[_BIN // 2 :: _BIN][: arm.variance.shape[1]]
     for i, variance in enumerate(arm.variance[part]):
         known = np.isfinite(variance)
         if known.any():
@@ -239,42 +243,16 @@ def _fitted() -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=8)
-def _filters(start: float, step: float, n: int) -> tuple[csr_array, csr_array, csr_array, np.ndarray]:
-    """Weights of a camera's filter, their squares, and their sizes as shares, each (3909, n); and which are whole."""
+def _weights(start: float, step: float, n: int) -> tuple[csr_array, np.ndarray]:
+    """A camera's filter, (3909, n), and the share of it that lies on the camera's pixels: what a row adds up to."""
     wavelength = observed_wavelength()
     position = (wavelength - start) / step
     sigma = np.sqrt(filter_variance(wavelength)) / step
-    reach = np.maximum(_REACH, _REACH_SIGMA * sigma)
-    rows = np.flatnonzero((position > -reach.max()) & (position < n - 1 + reach.max()))
-    first = np.ceil(position[rows] - reach.max()).astype(np.int64)
-    column = first[:, None] + np.arange(int(2 * reach.max()) + 1)
-    distance = column - position[rows, None]
-    weight = np.where(np.abs(distance) <= reach[rows, None], _kernel(distance, sigma[rows, None]), 0.0)
-    there = (column >= 0) & (column < n) & (weight != 0)
-    size = np.abs(weight)
-    whole = np.zeros(N_OBSERVED, dtype=bool)
-    whole[rows] = np.where(there, size, 0).sum(axis=1) >= (1 - BAD_SHARE) * size.sum(axis=1)
-    there &= whole[rows, None]
-    weight, size = np.where(there, weight, 0.0), np.where(there, size, 0.0)
-    with np.errstate(invalid="ignore"):
-        weight /= weight.sum(axis=1, keepdims=True)
-        size /= size.sum(axis=1, keepdims=True)
-    places = (np.broadcast_to(rows[:, None], column.shape)[there], column[there])
-    shape = (N_OBSERVED, n)
-    return *(csr_array((w[there], places), shape=shape) for w in (weight, weight**2, size)), whole
-
-
-def _kernel(distance: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """Interpolating kernel smoothed by a Gaussian, all in pixels.
-
-    From its Fourier transform, a box of one cycle a pixel smoothed by the sinc's window, times the Gaussian's.
-    """
-    nodes, lengths = np.polynomial.legendre.leggauss(96)
-    edge = 1 / (2 * np.pi * _SINC_WIDTH)
-    top = 0.5 + 6 * edge
-    frequency, lengths = top * (nodes + 1) / 2, lengths * top / 2
-    out = np.zeros(np.broadcast_shapes(distance.shape, sigma.shape))
-    for nu, length in zip(frequency, lengths, strict=True):
-        response = ndtr((nu + 0.5) / edge) - ndtr((nu - 0.5) / edge)
-        out += 2 * length * response * np.exp(-2 * (np.pi * sigma * nu) ** 2) * np.cos(2 * np.pi * nu * distance)
-    return out
+    reach = int(np.ceil(_REACH * sigma.max()))
+    column = np.rint(position)[:, None].astype(np.int64) + np.arange(-reach, reach + 1)
+    distance = (column - position[:, None]) / sigma[:, None]
+    weight = np.where(np.abs(distance) <= _REACH, np.exp(-0.5 * distance**2), 0.0)
+    weight /= weight.sum(axis=1, keepdims=True)
+    row, at = np.nonzero((column >= 0) & (column < n) & (weight > 0))
+    matrix = csr_array((weight[row, at], (row, column[row, at])), shape=(N_OBSERVED, n))
+    return matrix, matrix.sum(axis=1)

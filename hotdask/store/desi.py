@@ -18,22 +18,23 @@ from astropy.io import fits
 
 from hotdask.errors import SpectrumError
 from hotdask.store.degrade import Arm, Degraded, degrade, native_variance
-from hotdask.store.hdus import Hdu, opened
+from hotdask.store.fitsfile import open_fits
 from hotdask.store.sdss import line_spread
 from hotdask.windows import LOG_STEP, N_OBSERVED, observed_wavelength
 
 CAMERAS = ("B", "R", "Z")
-_PARTS = ("WAVELENGTH", "FLUX", "IVAR", "MASK", "RESOLUTION")
+STEP = 0.8
+"""Of the pixels [Å]."""
+_DIMENSIONS = {"WAVELENGTH": 1, "FLUX": 2, "IVAR": 2, "MASK": 2, "RESOLUTION": 3}
 _KEYS = ("TILEID", "SURVEY", "PROGRAM", "SPECPROD")
 _ADDRESS = re.compile(r"(.+\.fits(?:\.gz)?)#(-?[0-9]{1,19})", re.DOTALL)
 _PIXEL_NAME = re.compile(r"coadd-([a-z0-9]+)-([a-z]+)-[0-9]+\.fits(?:\.gz)?")
 _COADD = re.compile(r"coadd-[^/]+\.fits(?:\.gz)?")
-_STEP = (0.2, 1.2)
-_UNEVEN = 1e-3
-_MAX_PIXELS, _MAX_DIAGONALS = 100_000, 101
 _AT_ONCE = 256
 """Spectra held at once as the cameras have them, 0.15 MB each; for more the file is gone through again."""
 _MATRICES = 32
+_WAVELENGTH = observed_wavelength()
+_NO_BITS = np.zeros(N_OBSERVED, np.float32)
 
 FIBER_BITS = {
     0: "UNASSIGNED",
@@ -174,28 +175,21 @@ def read_coadd(path: str, targets: Iterable[int]) -> dict[int, "tuple[dict, tupl
             except SpectrumError as error:
                 out[target] = error
                 continue
-            out[target] = cards | _measured(found, i), _rows(found, i)
+            rows_of_file = (found.flux[i], found.ivar[i], _WAVELENGTH, _NO_BITS, _NO_BITS)
+            out[target] = cards | _measured(found, i), rows_of_file
     return out
-
-
-_NO_BITS = np.zeros(N_OBSERVED, np.float32)
-_WAVELENGTH = observed_wavelength()
-
-
-def _rows(found: Degraded, i: int) -> tuple:
-    return found.flux[i], found.ivar[i], _WAVELENGTH, _NO_BITS, _NO_BITS
 
 
 def _measured(found: Degraded, i: int) -> dict[str, float]:
     """Cards that tell of the pixels: line spread, S/N, noise left by the filter."""
-    wavelength, flux, ivar = observed_wavelength(), found.flux[i], found.ivar[i]
+    flux, ivar = found.flux[i], found.ivar[i]
     out = {"noise_power": float(found.noise_power[i])}
     # What is fitted there in Å is told by SDSS in pixels.
-    out |= line_spread(wavelength, found.sigma[i] / (LOG_STEP * np.log(10) * wavelength), ivar)
+    out |= line_spread(_WAVELENGTH, found.sigma[i] / (LOG_STEP * np.log(10) * _WAVELENGTH), ivar)
     with np.errstate(all="ignore"):
         snr = flux * np.sqrt(ivar)
     for band, (center, width) in BANDS.items():
-        used = (np.abs(wavelength - center) <= width / 2) & (ivar > 0)
+        used = (np.abs(_WAVELENGTH - center) <= width / 2) & (ivar > 0)
         if used.any():
             out[f"SNR{band}"] = float(np.median(snr[used]))
     return out
@@ -205,25 +199,19 @@ def _measured(found: Degraded, i: int) -> dict[str, float]:
 
 
 def _columns(table: fits.BinTableHDU) -> dict[str, np.ndarray]:
-    """Columns of single values, by upper-case name, in the machine's byte order."""
-    if not isinstance(table, fits.BinTableHDU):
-        raise SpectrumError("damaged", f"{table.name} is no binary table; fetch the file again")
-    out = {}
-    for name in table.columns.names:
-        values = np.asarray(table.data.field(name))
-        if values.ndim == 1:
-            out[name.upper()] = values.astype(values.dtype.newbyteorder("="), copy=False)
-    return out
+    """Columns of single values, by upper-case name."""
+    found = {name.upper(): np.asarray(table.data[name]) for name in table.columns.names}
+    return {name: values for name, values in found.items() if values.ndim == 1}
 
 
 def _fibermap(path: str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
     """What the primary header says of a coadd, and its FIBERMAP."""
-    with opened(path) as hdus:
+    with open_fits(path) as hdus:
         header = None
         for hdu in hdus:
             header = {key: _card(hdu.header, key) for key in _KEYS} if header is None else header
-            if hdu.name == "FIBERMAP":
-                columns = _columns(hdu.whole())
+            if hdu.name.upper() == "FIBERMAP":
+                columns = _columns(hdu)
                 if columns.get("TARGETID", np.empty(0)).dtype.kind != "i":
                     raise SpectrumError("unknown_layout", "its FIBERMAP has no TARGETID; is it a DESI coadd?")
                 named = _PIXEL_NAME.fullmatch(os.path.basename(path))
@@ -249,10 +237,10 @@ def _redshifts(path: str) -> dict[str, np.ndarray] | str:
         return f"no {os.path.basename(names[0])} lies beside it" if names else "Redrock's file is not known"
     name = os.path.basename(found)
     try:
-        with opened(found) as hdus:
+        with open_fits(found) as hdus:
             for hdu in hdus:
-                if hdu.name == "REDSHIFTS":
-                    columns = _columns(hdu.whole())
+                if hdu.name.upper() == "REDSHIFTS":
+                    columns = _columns(hdu)
                     lacking = {"TARGETID", "Z", "ZERR", "ZWARN", "SPECTYPE"} - columns.keys()
                     return f"{name} lacks {', '.join(sorted(lacking))}" if lacking else columns
     except SpectrumError as error:
@@ -261,10 +249,7 @@ def _redshifts(path: str) -> dict[str, np.ndarray] | str:
 
 
 def _status(row: Mapping[str, object]) -> int:
-    try:
-        return int(row.get("COADD_FIBERSTATUS", 0))
-    except (TypeError, ValueError):
-        return 0
+    return int(_finite(row.get("COADD_FIBERSTATUS")) or 0)
 
 
 def _check_fiber(row: Mapping[str, object]) -> None:
@@ -356,69 +341,63 @@ def _text(value: object) -> str:
 def _arms(path: str, wanted: np.ndarray, n_spectrum: int) -> tuple[dict[str, np.ndarray], dict[str, Arm]]:
     """EXP_FIBERMAP, and some spectra of each camera that is there."""
     exposures: dict[str, np.ndarray] = {}
-    parts: dict[str, dict[str, np.ndarray]] = {camera: {} for camera in CAMERAS}
-    lengths: dict[str, dict[str, int]] = {camera: {} for camera in CAMERAS}
-    with opened(path) as hdus:
+    cameras: dict[str, dict[str, np.ndarray]] = {}
+    pixels: dict[str, set[int]] = {}
+    with open_fits(path) as hdus:
         for hdu in hdus:
-            camera, _, part = hdu.name.partition("_")
-            if hdu.name == "EXP_FIBERMAP":
-                exposures = _columns(hdu.whole())
-            elif camera in parts and part in _PARTS:
-                lengths[camera][hdu.name] = _length(hdu, part, n_spectrum)
-                parts[camera][part] = _read_part(hdu, part, wanted)
-    for camera, found in lengths.items():
-        if len(set(found.values())) > 1:
-            raise SpectrumError("bad_shape", f"numbers of pixels of camera {camera} differ: {found}; fetch it again")
-    if not any(parts.values()):
+            name = hdu.name.upper()
+            camera, _, part = name.partition("_")
+            if name == "EXP_FIBERMAP":
+                exposures = _columns(hdu)
+            elif camera in CAMERAS and part in _DIMENSIONS:
+                _check_shape(hdu, part, n_spectrum)
+                pixels.setdefault(camera, set()).add(hdu.shape[-1])
+                cameras.setdefault(camera, {})[part] = _read_part(hdu, part, wanted)
+    for camera, found in pixels.items():
+        if len(found) > 1:
+            raise SpectrumError("bad_shape", f"camera {camera} has {sorted(found)} pixels; fetch it again")
+    if not cameras:
         raise SpectrumError("unknown_layout", "has a FIBERMAP and no spectra of the cameras b, r, z; fetch it again")
-    return exposures, {camera: _arm(camera, found) for camera, found in parts.items() if found}
+    return exposures, {camera: _arm(camera, cameras[camera]) for camera in CAMERAS if camera in cameras}
 
 
-def _length(hdu: Hdu, part: str, n_spectrum: int) -> int:
-    """Pixels of an array, if its shape is possible."""
-    shape = hdu.shape if not hdu.header.get("ZIMAGE") else (hdu.header.get("ZNAXIS2"), hdu.header.get("ZNAXIS1"))
-    possible = len(shape) == {"WAVELENGTH": 1, "RESOLUTION": 3}.get(part, 2)
-    possible = possible and isinstance(shape[-1], int) and 2 <= shape[-1] <= _MAX_PIXELS
+def _check_shape(hdu: fits.ImageHDU, part: str, n_spectrum: int) -> None:
+    shape = hdu.shape
+    possible = len(shape) == _DIMENSIONS[part] and shape[-1] > 1
     possible = possible and (part == "WAVELENGTH" or shape[0] == n_spectrum)
-    if possible and part == "RESOLUTION":
-        possible = shape[1] % 2 == 1 and shape[1] <= min(_MAX_DIAGONALS, shape[2])
-    if not possible:
+    # A matrix has as many diagonals above the middle one as below.
+    if not possible or (part == "RESOLUTION" and shape[1] % 2 == 0):
         raise SpectrumError(
             "bad_shape", f"{hdu.name} is {shape}, for {n_spectrum} spectra in the FIBERMAP; fetch it again"
         )
-    return shape[-1]
 
 
-def _read_part(hdu: Hdu, part: str, wanted: np.ndarray) -> np.ndarray:
+def _read_part(hdu: fits.ImageHDU, part: str, wanted: np.ndarray) -> np.ndarray:
     if part == "WAVELENGTH":
-        return hdu.image().astype(np.float64)
+        return hdu.section[:].astype(np.float64)
     if part == "RESOLUTION":
         # A hundred times the spectra; no more of it is kept than a width every few pixels.
-        return np.concatenate([native_variance(rows, 1.0) for rows in hdu.batches(wanted, _MATRICES)])
-    values = hdu.rows(wanted)
+        batches = (wanted[i : i + _MATRICES] for i in range(0, len(wanted), _MATRICES))
+        return np.concatenate([native_variance(_rows_of(hdu, batch), STEP) for batch in batches])
+    values = _rows_of(hdu, wanted)
     return values != 0 if part == "MASK" else values.astype(np.float32)
+
+
+def _rows_of(hdu: fits.ImageHDU, wanted: np.ndarray) -> np.ndarray:
+    """Some rows of an image, in increasing order; neighbors are read as one."""
+    runs = np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1)
+    return np.concatenate([hdu.section[int(run[0]) : int(run[-1]) + 1] for run in runs])
 
 
 def _arm(camera: str, parts: Mapping[str, np.ndarray]) -> Arm:
     lacking = [f"{camera}_{part}" for part in ("WAVELENGTH", "FLUX", "IVAR") if part not in parts]
     if lacking:
         raise SpectrumError("bad_shape", f"lacks {', '.join(lacking)} beside others of that camera; fetch it again")
-    wavelength = parts["WAVELENGTH"]
-    n = len(wavelength)
-    with np.errstate(all="ignore"):
-        step = (wavelength[-1] - wavelength[0]) / (n - 1)
-        even = wavelength[0] + step * np.arange(n)
-        is_even = _STEP[0] <= step <= _STEP[1] and np.abs(wavelength - even).max() <= _UNEVEN * step
-    if not is_even:
+    wavelength, flux, ivar = (parts[part] for part in ("WAVELENGTH", "FLUX", "IVAR"))
+    even = wavelength[0] + STEP * np.arange(len(wavelength))
+    if not np.allclose(wavelength, even, rtol=0, atol=1e-3):
         raise SpectrumError(
-            "bad_wavelength",
-            f"{camera}_WAVELENGTH is not evenly spaced by {_STEP[0]}-{_STEP[1]} Å; fetch the file again",
+            "bad_wavelength", f"{camera}_WAVELENGTH is not evenly spaced by {STEP} Å; fetch the file again"
         )
-    with np.errstate(all="ignore"):
-        flux, ivar = parts["FLUX"], parts["IVAR"]
-        bad = ~(np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0))
-    if "MASK" in parts:
-        bad |= parts["MASK"]
-    ivar[bad] = 0
-    variance = parts["RESOLUTION"] * step**2 if "RESOLUTION" in parts else None
-    return Arm(even, flux, ivar, variance)
+    good = np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0) & ~parts.get("MASK", np.False_)
+    return Arm(even, flux, np.where(good, ivar, np.float32(0)), parts.get("RESOLUTION"))
