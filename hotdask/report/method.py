@@ -236,9 +236,9 @@ STEPS: tuple[Step, ...] = (
             "hotdask.steps.polynomial.fit_polynomial",
         ),
         "The polynomial is of log Teff and log(1 + S/N/30) and gives log s, which cannot be negative; of a lower "
-        "degree where cells of pairs do not ask for more (Akaike's criterion), and constant beyond them. Before, no error is taken "
-        "to be larger than the limits of its label allow. A label with fewer than 200 pairs keeps its formal errors, "
-        "with a flag.",
+        "degree where cells of pairs do not ask for more (Akaike's criterion), and constant beyond them. Before, no "
+        "error is taken to be larger than the limits of its label allow. A label with fewer than 200 pairs keeps "
+        "its formal errors, with a flag.",
     ),
     Step(
         "Error of the models",
