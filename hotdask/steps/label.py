@@ -21,7 +21,7 @@ from hotdask.steps.normalize import Normalizer
 from hotdask.steps.refine import Refiner
 from hotdask.steps.residuals import ResidualJudge
 from hotdask.steps.restframe import noise_power, to_rest_frame
-from hotdask.steps.velocity import is_suspect, scan
+from hotdask.steps.velocity import PLAIN_STARS, Observed, refit_velocities, scan_several
 from hotdask.timing import kernel
 
 _ROWS = 128
@@ -29,19 +29,6 @@ _ROWS = 128
 
 _AT_ONCE = 512
 """Spectra labeled together, each with 0.25 MB of intermediate arrays; more are hardly faster."""
-
-_RV_ROUNDS = 5
-"""Fits at corrected velocities, at most."""
-_RV_LEFT = 0.3
-"""Shift [sigma] that is left alone."""
-_RV_STEP = 150.0
-"""Largest correction by a linear fit [km/s], which is valid within a pixel or two of 69."""
-_RV_CHI2 = 1.5
-"""Reduced χ² from which on a velocity is looked for that a linear fit cannot reach."""
-_RV_GAIN = 0.9
-"""... and what must become of it there, as a share."""
-_RV_STARS = (9000.0, 20000.0)
-"""Teff of plain stars that spectra are compared with besides: the fit of one that is far off may be of no use."""
 
 
 @dataclass(frozen=True)
@@ -278,94 +265,37 @@ class Labeler:
         ----------
         Xiang et al. 2022, §2 and §4.3-4.5.
         """
-        out = self._label_at(flux, ivar, rv, lsf, noise)
+        noise = np.ones(len(flux)) if noise is None else noise
+        spectra = Observed(flux, ivar, rv, self._known_lsf(lsf, len(flux)), noise)
+        out = self._label_at(spectra)
         out["rv_refit"] = np.where(np.isfinite(out["rv_shift"]), 0.0, np.nan)
         if self.settings.refit_rv:
-            self._refit_velocities(out, flux, ivar, rv, lsf, noise)
+            refit_velocities(out, spectra, self._label_at, self._resemblance)
         return out
 
-    def _label_at(
-        self, flux: np.ndarray, ivar: np.ndarray, rv: np.ndarray, lsf: np.ndarray | None, noise: np.ndarray | None
-    ) -> dict[str, np.ndarray]:
-        starts = range(0, max(len(flux), 1), _AT_ONCE)
-        pieces = [
-            self._label(*(None if a is None else a[start : start + _AT_ONCE] for a in (flux, ivar, rv, lsf, noise)))
-            for start in starts
-        ]
+    def _label_at(self, spectra: Observed) -> dict[str, np.ndarray]:
+        starts = range(0, max(len(spectra), 1), _AT_ONCE)
+        pieces = [self._label(spectra[start : start + _AT_ONCE]) for start in starts]
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
-    def _refit_velocities(
-        self,
-        out: dict[str, np.ndarray],
-        flux: np.ndarray,
-        ivar: np.ndarray,
-        rv: np.ndarray,
-        lsf: np.ndarray | None,
-        noise: np.ndarray | None,
-    ) -> None:
-        """Label again, into ``out``, spectra of suspect velocity, if at another their fits want no shift any more.
-
-        The velocity is where some model resembles the spectrum most, and from there on what linear fits add, until
-        little of an error is left. From a fit that is far off a linear shift may not tell, but χ² does.
-
-        Measured on simulated stars of 7600-28 000 K: of velocities wrong by 50 to 1500 km/s over 99 % are corrected at
-        S/N 20-200, within their errors (pulls of σ 1.0, none beyond 5). At S/N 6-20 it is 96 % of those wrong by 150 to
-        400 and 70 % of 1000, for χ² does not tell there.
-        """
-        near = is_suspect(out["rv_shift"], out["rv_shift_err"], out["chi2_red"])
-        rows = np.flatnonzero(near | (out["chi2_red"] > _RV_CHI2))
-        lsf = self._known_lsf(lsf, len(near))
-        applied = np.empty(len(rows))
-        for start in range(0, len(rows), _ROWS):
-            some = rows[start : start + _ROWS]
+    def _resemblance(self, spectra: Observed, labels: np.ndarray) -> np.ndarray:
+        """Shift [km/s] at which spectra resemble a model most, that of the labels or of a plain star, (n,) float64."""
+        out = np.empty(len(spectra))
+        for start in range(0, len(spectra), _ROWS):
+            some = spectra[start : start + _ROWS]
             with kernel("rest frame"):
-                seen, weight = to_rest_frame(flux[some], ivar[some], rv[some])
+                flux, ivar = to_rest_frame(some.flux, some.ivar, some.rv)
             with kernel("normalize"):
-                seen, weight, _ = self.normalizer.normalize(seen, weight)
+                flux, ivar, _ = self.normalizer.normalize(flux, ivar)
             with kernel("velocity scan"):
-                applied[start : start + _ROWS] = self._scan(seen, weight, lsf[some], out, some)
-        shift = out["rv_shift"][rows].clip(-_RV_STEP, _RV_STEP)
-        applied = np.where(np.isfinite(applied), applied, shift)
-        chosen = near[rows] | (np.abs(applied) > _RV_STEP)
-        rows, applied = rows[chosen], applied[chosen]
-        if not len(rows):
-            return
-        flux, ivar, rv, lsf = flux[rows], ivar[rows], rv[rows], lsf[rows]
-        noise = np.ones(len(rows)) if noise is None else noise[rows]
-        found = {name: values[rows] for name, values in out.items()}
-        shift, left = found["rv_shift"], np.arange(len(rows))
-        for _ in range(_RV_ROUNDS):
-            for name, values in self._label_at(*(a[left] for a in (flux, ivar, rv + applied, lsf, noise))).items():
-                found[name][left] = values
-            found["rv_refit"][left] = applied[left]
-            left = left[np.abs(shift[left]) > _RV_LEFT * found["rv_shift_err"][left]]
-            if not len(left):
-                break
-            applied[left] += shift[left].clip(-_RV_STEP, _RV_STEP)
-        good = np.isfinite(shift) & ~is_suspect(shift, found["rv_shift_err"], found["chi2_red"])
-        # A jump that only χ² asked for must be worth it.
-        good &= found["chi2_red_all"] < np.where(near[rows], 1.0, _RV_GAIN) * out["chi2_red_all"][rows]
-        found["rv_shift"] = shift + found["rv_refit"]
-        found["flags"] |= Flag.RV_REFITTED
-        for name, values in found.items():
-            out[name][rows[good]] = values[good]
+                plain = np.tile([lb.start for lb in LABELS], (len(some), 1))
+                stars = (labels[start : start + _ROWS], *(start_at(np.full(len(some), t), plain) for t in PLAIN_STARS))
+                models = (self.emulator.flux(star, some.lsf) for star in stars)
+                out[start : start + _ROWS] = scan_several(flux, ivar * self._fitted, models)
+        return out
 
-    def _scan(
-        self, flux: np.ndarray, ivar: np.ndarray, lsf: np.ndarray, out: dict[str, np.ndarray], rows: np.ndarray
-    ) -> np.ndarray:
-        """Velocity at which the model of a fit, or a plain hot star, resembles spectra most, (n,) [km/s]."""
-        plain = np.tile([lb.start for lb in LABELS], (len(rows), 1))
-        fitted = np.column_stack([out[f"{name}_all"][rows] for name in LABEL_NAMES])
-        stars = (fitted, *(start_at(np.full(len(rows), teff), plain) for teff in _RV_STARS))
-        velocity, gain = np.array(
-            [scan(flux, ivar * self._fitted, self.emulator.flux(s, lsf)) for s in stars]
-        ).swapaxes(0, 1)
-        return velocity[gain.argmax(axis=0), np.arange(len(rows))]
-
-    def _label(
-        self, flux: np.ndarray, ivar: np.ndarray, rv: np.ndarray, lsf: np.ndarray | None, noise: np.ndarray | None
-    ) -> dict[str, np.ndarray]:
-        prepared = self.prepare(flux, ivar, rv, lsf)
+    def _label(self, spectra: Observed) -> dict[str, np.ndarray]:
+        prepared = self.prepare(spectra.flux, spectra.ivar, spectra.rv, spectra.lsf)
         everything, masked, refitted = fit_both(prepared.block, prepared.starts)
         if self._refiner is not None:
             with kernel("refine"):
@@ -374,7 +304,8 @@ class Labeler:
                     for which, solution in (("all", everything), ("hmasked", masked))
                 )
         with kernel("merge"):
-            out = self._merge(prepared, everything, masked, refitted, noise_power(rv, noise))
+            smoothing = noise_power(spectra.rv, spectra.noise)
+            out = self._merge(prepared, everything, masked, refitted, smoothing)
         with kernel("judge residuals"):
             found = self._judge.judge(
                 prepared.flux,
