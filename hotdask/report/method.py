@@ -54,13 +54,22 @@ STEPS: tuple[Step, ...] = (
         (
             r"$\log_{10}\lambda_i = 3.5740 + 10^{-4}\,i,\quad i = 0 \ldots 3800$",
             r"$\lambda_{\rm rest} = \lambda/(1+z)$",
+            r"$\mathrm{DESI:}\quad \mathrm{FWHM}^2 = (\lambda/1800)^2 - (1.65\,\mathrm{\AA})^2,\qquad "
+            r"\mathrm{ivar} = \Delta\lambda/(\delta\lambda\,v)$",
         ),
         "Vacuum wavelengths [Å]. A velocity is one shift by a fraction of a pixel for all pixels of a spectrum; "
-        "inverse variances go through the same resampling, and a pixel that touches a masked one is masked.",
+        "inverse variances go through the same resampling, and a pixel that touches a masked one is masked. DESI's "
+        "arms are filtered by a Gaussian onto the observed grid first; the second moment of the resolution matrix "
+        "tells each fiber's own spread. The inverse variance is the information of the input, pixels of δλ with "
+        "variance v; noise_power is the share of that variance which the noise has.",
         (
             "hotdask.windows.rest_wavelength",
+            "hotdask.store.degrade.degrade",
+            "hotdask.store.degrade.native_variance",
+            "hotdask.store.degrade.filter_variance",
             "hotdask.steps.restframe.pixel_shift",
             "hotdask.steps.restframe.to_rest_frame",
+            "hotdask.steps.restframe.noise_power",
         ),
         "The paper gives 3801 pixels in 3750–9000 Å and no grid; this one has LAMOST's own step. χ² allows for the "
         "smoothing of noise by the resampling, so that a perfect model has 1.",

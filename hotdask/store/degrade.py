@@ -199,8 +199,9 @@ def _filter(arm: Arm, part: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     n = len(arm.wavelength)
     step = float(arm.wavelength[-1] - arm.wavelength[0]) / (n - 1)
     weights, whole = _weights(float(arm.wavelength[0]), step, n)
-    flux, ivar = (np.array(a[part], dtype=np.float64) for a in (arm.flux, arm.ivar))
+    # What a bad pixel holds may be no number that can be converted.
     with np.errstate(all="ignore"):
+        flux, ivar = (np.array(a[part], dtype=np.float64) for a in (arm.flux, arm.ivar))
         variance = 1 / ivar
         good = np.isfinite(flux) & (variance > 0) & np.isfinite(variance)
     _bridge(flux, good)

@@ -399,5 +399,6 @@ def _arm(camera: str, parts: Mapping[str, np.ndarray]) -> Arm:
         raise SpectrumError(
             "bad_wavelength", f"{camera}_WAVELENGTH is not evenly spaced by {STEP} Å; fetch the file again"
         )
-    good = np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0) & ~parts.get("MASK", np.False_)
+    with np.errstate(invalid="ignore"):
+        good = np.isfinite(flux) & np.isfinite(ivar) & (ivar > 0) & ~parts.get("MASK", np.False_)
     return Arm(even, flux, np.where(good, ivar, np.float32(0)), parts.get("RESOLUTION"))
