@@ -69,8 +69,8 @@ class Degraded:
     flux, ivar : (m, 3909) float32
         The inverse variance holds the information of the input: Δλ/(δλ·v) for pixels of Δλ from pixels of δλ and
         variance v. Smoothing correlates noise and leaves it all on scales wider than the filter, so a fit that takes
-        pixels as independent has the right errors with it (up to a fifth too large for what rests on the narrowest
-        lines), and χ² falls short by `noise_power`.
+        pixels as independent has the right errors with it (a quarter too large for what rests on the narrowest lines),
+        and χ² falls short by `noise_power`.
     noise_power : (m,) float64
         Mean of ivar times the variance that the noise really has, over fitted pixels; NaN where there is none.
     sigma : (m, 3909) float64

@@ -42,6 +42,8 @@ def open_fits(path: str) -> Iterator[Iterator[fits.hdu.base.ExtensionHDU]]:
     """The HDUs of a local file, gzipped or not, one after another, each if the file has room for what it claims.
 
     Of ``hdu.section`` only what is asked for is read; of a gzipped file in one pass, if asked in the file's order.
+    Files made to do harm are not guarded against: gigabytes of zeros in gzip where a header belongs, or an image of
+    10⁹ axes.
 
     Raises
     ------
