@@ -19,7 +19,8 @@ from hotdask.config import Settings, dump_settings
 
 _PATIENCE = 240.0
 """Seconds a loaded machine may take for anything."""
-_CODE = "from hotdask.cli import main; main()"
+_CODE = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from hotdask.cli import main; main()"
+"""As from a terminal, whose Ctrl-C a shell may have told these tests to ignore."""
 
 
 def count_receipts(out: Path, step: str = "*") -> int:

@@ -1,7 +1,7 @@
 """Promise 18: Ctrl-C and SIGTERM end a run when what is in flight is done; the same command goes on."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,33 +46,9 @@ def test_a_signal_lets_tasks_end(
     assert catalog_files(out) == catalog_files(finished.folder)
 
 
-@pytest.fixture
-def slow_writes(client: Client) -> Iterator[None]:
-    """Workers that take their time over parts of a catalog, for a signal to come between."""
-
-    def write_slowly(seconds: float) -> None:
-        import functools
-        import time
-
-        from hotdask.pipeline import tables
-
-        write = getattr(tables.write_catalog_part, "__wrapped__", tables.write_catalog_part)
-
-        @functools.wraps(write)
-        def slowly(*arguments: object) -> object:
-            time.sleep(seconds)
-            return write(*arguments)
-
-        tables.write_catalog_part = slowly if seconds else write
-
-    client.run(write_slowly, 1.0)
-    yield
-    client.run(write_slowly, 0.0)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_a_signal_ends_the_catalog_at_once(
-    client: Client, slow_writes, finished, command: Callable, tmp_path: Path, number: signal.Signals
+    client: Client, finished, command: Callable, tmp_path: Path, number: signal.Signals
 ) -> None:
     settings = finished.copy(tmp_path / "RUN")
     out = tmp_path / "RUN"
