@@ -56,8 +56,9 @@ def open_client(settings: config.Cluster, echo: Callable[[str], None] = print) -
     RunError
         If the scheduler does not answer, or the cluster does not start.
     """
-    # Every shuffle announces itself as a warning.
+    # Every shuffle announces itself as a warning, a lost scheduler with a traceback; a run says it in a sentence.
     logging.getLogger("distributed.shuffle").setLevel(logging.ERROR)
+    logging.getLogger("distributed.batched").setLevel(logging.WARNING)
     tls = {} if settings.certificates is None else tls_settings(settings.certificates)
     with dask.config.set({**DASK, **tls}):
         if settings.scheduler is not None:

@@ -232,8 +232,10 @@ class _Flight:
             try:
                 error = future.exception(timeout=10 * _LOOK)
                 result = None if error is not None else future.result(timeout=10 * _LOOK)
-            except TimeoutError:
+            except OSError:
+                # Nothing came in time, or a connection broke: to a worker, or to a scheduler that is gone.
                 self.cluster.look()
+                time.sleep(_LOOK)
                 continue
             except Exception as lost:
                 # Of what a client has forgotten with its scheduler, it raises one thing or another.
