@@ -106,11 +106,11 @@ _FITS = {"all": "all-lines fit", "hmasked": "fit with hydrogen masked"}
 
 RESIDUALS = (
     Column("halpha_excess", _F8, "Angstrom", "equivalent width of data above model in the core of Hα; > 0 = emission"),
-    Column("halpha_excess_err", _F8, "Angstrom", "1-sigma error of halpha_excess, photon noise only"),
+    Column("halpha_excess_err", _F8, "Angstrom", "1-sigma error of halpha_excess, noise, and fit.model_error if given"),
     Column("balmer_excess", _F8, "Angstrom", "the same as halpha_excess, for the cores of Hβ to Hδ together"),
-    Column("balmer_excess_err", _F8, "Angstrom", "1-sigma error of balmer_excess, photon noise only"),
+    Column("balmer_excess_err", _F8, "Angstrom", "1-sigma error of balmer_excess, noise, and fit.model_error if given"),
     Column("rv_shift", _F8, "km/s", "what a fit, all labels free, would add to rv; beyond rv_refit linear: within 69"),
-    Column("rv_shift_err", _F8, "km/s", "1-sigma error of rv_shift, photon noise only"),
+    Column("rv_shift_err", _F8, "km/s", "1-sigma error of rv_shift, noise, and fit.model_error if given"),
     Column("rv_refit", _F8, "km/s", "part of rv_shift that the labels were fitted with, see fit.refit_rv; 0 = at rv"),
     Column("binary_score", _F8, "", "gain in chi-square by a second star, over chi2_red_all if that is above 1"),
 )
@@ -139,7 +139,7 @@ FITS: tuple[Column, ...] = (
         _F8,
         "",
         "gain in chi-square of the fit with hydrogen masked over the all-lines fit on its own pixels, over its "
-        "chi2_red; 6 is what noise gives; NaN where the masked fit has no weight in any case",
+        "chi2_red; 5.3 is what noise gives; NaN where the masked fit has no weight in any case",
     ),
     *RESIDUALS,
     Column("flags", _I4, "", "bits of hotdask.flags.Flag raised by the fit"),

@@ -20,6 +20,7 @@ from hotdask.pipeline.cluster import default_workers
 from hotdask.pipeline.progress import duration
 from hotdask.schema import CUBE
 from hotdask.store.cube import Layout, create_cube, n_partitions, write_partition
+from hotdask.store.desi import file_of
 from hotdask.store.inputs import list_inputs
 from hotdask.store.lamost import read_spectra
 from hotdask.store.staging import ROW
@@ -173,6 +174,15 @@ def estimate(settings: config.Settings, echo: Callable[[str], None] = print) -> 
     return found
 
 
+def _sample(entries: pd.DataFrame) -> pd.DataFrame:
+    """Some entries spread over all; of files that hold many spectra a run of neighbors each, as they are read."""
+    files = pd.factorize(entries["path"].map(file_of))[0]
+    chosen = np.unique(np.linspace(0, files.max(), min(_SAMPLE, files.max() + 1)).astype(int))
+    several = max(_SAMPLE // len(chosen), 1)
+    sample = entries[np.isin(files, chosen)]
+    return sample.groupby(files[np.isin(files, chosen)], sort=False).head(several)
+
+
 def measure(settings: config.Settings, entries: pd.DataFrame, workers: int) -> Estimate:
     """Read and label a sample of files, spread over all of them, and scale up.
 
@@ -183,7 +193,7 @@ def measure(settings: config.Settings, entries: pd.DataFrame, workers: int) -> E
     """
     maps.one_thread()
     model = maps.make_labeler(settings, maps.load_models(settings.fit, "cpu").id)
-    sample = entries.iloc[np.unique(np.linspace(0, len(entries) - 1, min(_SAMPLE, len(entries))).astype(int))]
+    sample = _sample(entries)
     began = time.process_time()
     block, rejects = read_spectra(sample, classes=settings.input.classes)
     read = (time.process_time() - began) / len(sample)
@@ -204,6 +214,7 @@ def measure(settings: config.Settings, entries: pd.DataFrame, workers: int) -> E
         packed = 0
     lsf = block.meta[list(maps.LSF_NAMES)].to_numpy(dtype=np.float64)
     spectra = block.flux, model.usable(block.ivar, block.andmask, block.ormask), block.meta["rv"].to_numpy(), lsf
+    spectra = *spectra, block.meta["noise_power"].to_numpy(dtype=np.float64)
     # What is loaded and built once is no cost of a spectrum.
     model.label(*(array[:8] for array in spectra))
     began = time.process_time()

@@ -169,10 +169,10 @@ def fit(run: str, partition: int, mark: str, settings: config.Settings, identity
             lsf = np.column_stack([arrays[name] for name in LSF_NAMES])
         with kernel("label"):
             ivar = model.usable(arrays["ivar"], arrays["andmask"], arrays["ormask"])
-            labelled = model.label(arrays["flux"], ivar, arrays["rv"], lsf, arrays["noise_power"])
+            labeled = model.label(arrays["flux"], ivar, arrays["rv"], lsf, arrays["noise_power"])
         with kernel("write fits"):
             # The merged labels are made again with the catalog, which needs nothing but the two fits for it.
-            columns = {c.name: labelled[c.name] for c in FITS if c.name in labelled}
+            columns = {c.name: labeled[c.name] for c in FITS if c.name in labeled}
             columns["specid"] = read_sidecar(run, partition, columns=["specid"])["specid"].to_numpy()
             columns["row"] = settings.cube.partition_size * partition + np.arange(len(ivar))
             path = write_fits_part(run, partition, columns)

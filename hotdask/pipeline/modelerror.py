@@ -8,7 +8,7 @@ import numpy as np
 from distributed import Client
 
 from hotdask import config
-from hotdask.errors import InputError
+from hotdask.errors import InputError, RunError
 from hotdask.flags import Flag
 from hotdask.labels import LABEL_NAMES, LSF_NAMES
 from hotdask.pipeline import maps
@@ -69,7 +69,7 @@ def learn_model_error(
     InputError
         If too few spectra of the sample are good enough, or ``out`` has another ending.
     RunError
-        If there is no such run or catalog.
+        If there is no such run or catalog, or the files of its ``[fit]`` have changed.
     """
     if Path(out).suffix != ".parquet":
         raise InputError(f"--out {out}: model errors are written as .parquet; give a name that ends so")
@@ -80,6 +80,12 @@ def learn_model_error(
         raise InputError(
             f"{run}: {good.sum()} spectra of the sample have S/N >= {min_snr:g} and no flag, {MIN_SPECTRA} are needed; "
             "lower --min-snr, or learn from a larger run"
+        )
+    there = maps.load_models(state.settings.fit, "cpu").id
+    if there != state.emulator:
+        raise RunError(
+            f"{run} was fitted with emulator {state.emulator}, now the files that [fit] names are {there}; put the old "
+            "ones back, or learn from a run of the new ones"
         )
     # Residuals against the noise alone, whatever the run was fitted with.
     settings = state.settings.model_copy(update={"fit": state.settings.fit.model_copy(update={"model_error": None})})

@@ -97,7 +97,7 @@ def plane(
     log = x == "teff"
     many = len(rows) > figures.HEXBIN_ABOVE or (color is None and len(rows) > 400)
     if not len(rows):
-        figures._note(axes, "no spectrum to draw")
+        figures.note(axes, "no spectrum to draw")
         bar.remove()
     else:
         if color is None:
@@ -124,11 +124,11 @@ def plane(
             else:
                 marks = axes.scatter(first, second, c=value, s=9, alpha=0.85, linewidths=0, **scale)
             figures.color_bar(figure, marks, bar, title(color, prefix="median " if many else ""), extend="both")
-        axes.set_ylim(figures._robust_limits(second, tail=0.1))
+        axes.set_ylim(figures.robust_limits(second, tail=0.1))
     if log:
         figures.teff_axis(axes, first)
     elif len(rows):
-        axes.set_xlim(figures._robust_limits(first, tail=0.1))
+        axes.set_xlim(figures.robust_limits(first, tail=0.1))
         axes.xaxis.set_major_locator(MaxNLocator(6))
         axes.set_xlabel(title(x))
     axes.set_ylabel(title(y))
@@ -179,7 +179,7 @@ def vsini_histogram(catalog: pd.DataFrame) -> Figure:
                 )
         axes.legend(loc="upper right")
     else:
-        figures._note(axes, f"no spectrum of S/N above {ROTATION_SNR:g}")
+        figures.note(axes, f"no spectrum of S/N above {ROTATION_SNR:g}")
     axes.set_xlabel(axis_title("vsini"))
     axes.set_ylabel("share of spectra  [(km s$^{-1}$)$^{-1}$]")
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
@@ -241,8 +241,8 @@ def precision_against_bound(
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.legend(loc="upper right")
     else:
-        figures._note(axes)
-    figures._snr_axis(axes)
+        figures.note(axes)
+    figures.snr_axis(axes)
     axes.set_ylabel(axis_title(name, prefix="error of "))
     return figure
 
@@ -398,7 +398,7 @@ def halo_diagram(catalog: pd.DataFrame) -> Figure:
     teff, logg = rows["teff"].to_numpy(np.float64), rows["logg"].to_numpy(np.float64)
     upper.hexbin(teff, logg, xscale="log", bins="log", cmap="Greys", **_cells(len(rows), 0.6))
     upper.plot(halo["teff"], halo["logg"], "o", color=VERMILION, ms=3, mew=0)
-    upper.set_ylim(figures._robust_limits(np.append(logg, halo["logg"].to_numpy(np.float64)), tail=0.1))
+    upper.set_ylim(figures.robust_limits(np.append(logg, halo["logg"].to_numpy(np.float64)), tail=0.1))
     figures.teff_axis(upper, teff)
     upper.invert_yaxis()
     upper.set_ylabel(axis_title("logg"))
@@ -422,9 +422,9 @@ def magnitude_diagram(catalog: pd.DataFrame) -> Figure:
     if snr.size:
         marks = axes.hexbin(magnitude, snr, yscale="log", bins="log", cmap=figures.DENSITY_MAP, **_cells(snr.size, 1.0))
         _count_bar(figure, marks, bar)
-        axes.set_xlim(figures._robust_limits(magnitude, tail=0.1))
+        axes.set_xlim(figures.robust_limits(magnitude, tail=0.1))
     else:
-        figures._note(axes, "no spectrum with a magnitude")
+        figures.note(axes, "no spectrum with a magnitude")
         bar.remove()
     axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     axes.set_xlabel("Gaia $G$  [mag]")
@@ -448,9 +448,9 @@ def two_fits(catalog: pd.DataFrame) -> Figure:
         teff, logg = (rows[f"{n}_{which}"].to_numpy(np.float64) for n in ("teff", "logg"))
         if len(rows):
             _density(axes, teff, logg, log=True, height=0.6)
-            axes.set_ylim(figures._robust_limits(logg, tail=0.1))
+            axes.set_ylim(figures.robust_limits(logg, tail=0.1))
         else:
-            figures._note(axes, "no spectrum to draw")
+            figures.note(axes, "no spectrum to draw")
         figures.teff_axis(axes, teff)
         axes.invert_yaxis()
         axes.set_ylabel(axis_title("logg"))
@@ -470,7 +470,7 @@ def two_fits(catalog: pd.DataFrame) -> Figure:
         last.yaxis.set_minor_formatter(NullFormatter())
         last.minorticks_off()
     else:
-        figures._note(last, "no spectrum to draw")
+        figures.note(last, "no spectrum to draw")
     last.set_xlabel(axis_title("teff") + ", hydrogen masked")
     last.set_ylabel(axis_title("teff") + ", all lines")
     return figure

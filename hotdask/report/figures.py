@@ -237,7 +237,7 @@ def blank_figure(size: tuple[float, float], *, panels: int = 1, bar: bool = Fals
     return figure, axes
 
 
-def _note(axes: Axes, text: str = "nothing to draw") -> None:
+def note(axes: Axes, text: str = "nothing to draw") -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GRAY)
 
 
@@ -265,7 +265,7 @@ def teff_axis(axes: Axes, teff: np.ndarray, *, reverse: bool = True) -> None:
     axes.set_xlabel(axis_title("teff"))
 
 
-def _snr_axis(axes: Axes) -> None:
+def snr_axis(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
@@ -280,7 +280,7 @@ def _sample(catalog: pd.DataFrame, *names: str) -> tuple[np.ndarray, ...]:
     return tuple(values[np.isfinite(values).all(axis=1)].T)
 
 
-def _robust_limits(values: np.ndarray, *, tail: float = 0.5, pad: float = 0.08) -> tuple[float, float]:
+def robust_limits(values: np.ndarray, *, tail: float = 0.5, pad: float = 0.08) -> tuple[float, float]:
     low, high = np.percentile(values, [tail, 100 - tail])
     width = (high - low) or max(abs(high), 1.0)
     return float(low - pad * width), float(high + pad * width)
@@ -315,7 +315,7 @@ def kiel_diagram(catalog: pd.DataFrame) -> Figure:
     figure, (axes, bar) = blank_figure((4.8, 4.2), bar=True)
     axes.set_ylabel(axis_title("logg"))
     if not teff.size:
-        _note(axes, "no spectrum in the sample")
+        note(axes, "no spectrum in the sample")
         bar.remove()
     else:
         low, high = np.percentile(fe_h, [5, 95])
@@ -349,7 +349,7 @@ def snr_histogram(catalog: pd.DataFrame) -> Figure:
     usable = np.isfinite(snr) & (snr > 0)
     figure, (axes,) = blank_figure(SMALL)
     if not usable.any():
-        _note(axes)
+        note(axes)
     else:
         sample = catalog["in_sample"].to_numpy(bool)
         low, high = snr[usable].min(), snr[usable].max()
@@ -361,7 +361,7 @@ def snr_histogram(catalog: pd.DataFrame) -> Figure:
         )
         axes.legend(loc="upper left")
         axes.set_ylim(0, axes.get_ylim()[1] * 1.18)
-    _snr_axis(axes)
+    snr_axis(axes)
     axes.set_ylabel("spectra")
     return figure
 
@@ -392,7 +392,7 @@ def chi2_distribution(catalog: pd.DataFrame, *, limit: float = 10.0) -> Figure:
         upper.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
         upper.xaxis.set_minor_formatter(NullFormatter())
     else:
-        _note(upper)
+        note(upper)
     if ratio.size:
         top = 1.5 * limit
         above = int((ratio > limit).sum())
@@ -402,7 +402,7 @@ def chi2_distribution(catalog: pd.DataFrame, *, limit: float = 10.0) -> Figure:
         lower.set_xlim(-5, top)
         lower.set_title(f"limit {limit:g}: {grouped(above)} above", fontsize=8, color=VERMILION, loc="right")
     else:
-        _note(lower)
+        note(lower)
     upper.set_xlabel("reduced $\\chi^2$")
     lower.set_xlabel("$\\chi^2$ ratio (dispersions above the median at this $T_{\\rm eff}$ and S/N)")
     for axes in (upper, lower):
@@ -464,9 +464,9 @@ def recovered_against_true(merged: pd.DataFrame, name: str) -> Figure:
     many = teff.size > HEXBIN_ABOVE
     figure, (axes,) = blank_figure(DENSE)
     if not teff.size:
-        _note(axes)
+        note(axes)
     else:
-        limits = _robust_limits(difference, tail=1.0, pad=0.15)
+        limits = robust_limits(difference, tail=1.0, pad=0.15)
         shown = (difference >= limits[0]) & (difference <= limits[1])
         if many:
             # No color bar: in eleven panels side by side it would say eleven times that dark is many.
@@ -698,7 +698,7 @@ def spectrum_figure(
             room = max(top - bottom, 0.05)
             upper.set_ylim(bottom - 0.30 * room, top + 0.12 * room)
         else:
-            _note(upper, "no pixel fitted")
+            note(upper, "no pixel fitted")
         lower.set_ylim(-6, 6)
         lower.set_yticks((-4, 0, 4))
         upper.set_xlim(low, high)

@@ -198,14 +198,14 @@ STEPS: tuple[Step, ...] = (
         (
             r"$\ell = \dfrac{\omega_1\ell_1 + \omega_2\ell_2}{\omega_1 + \omega_2},\qquad \omega_2 = 1 - \omega_1$",
             r"$\omega_1 = \cos^2(\pi x/L)\ \ \mathrm{for}\ |x| \leq L/2,\quad x = T_{{\rm eff},1} - 9500\,{\rm K}$",
-            r"$\omega = \omega_1\,\max(0,\,1 - 6/G),\quad "
+            r"$\omega = \omega_1\,\max(0,\,1 - 5.3/G),\quad "
             r"G = \left[\chi^2_m(\ell_2) - \chi^2_m(\ell_1)\right]/\chi^2_{m,\,{\rm red}}(\ell_1)$",
             r"$\ell \rightarrow \omega\,\ell_1 + (1-\omega)\,\ell_2,\qquad C = \omega^2\,C_1 + (1-\omega^2)\,C_2$",
         ),
         "1 is the fit with hydrogen masked, 2 that to all lines. L is 5000 K where the latter is above 9500 K, "
         "otherwise 3000 K. The reduced χ² of the catalog is that of all lines at the merged labels.",
         ("hotdask.steps.merge.hydrogen_weight", "hotdask.steps.merge.hydrogen_gain", "hotdask.steps.merge.merge_fits"),
-        "Ours: G, over the pixels m without hydrogen, is 6 on average where nothing but noise parts the fits, and the "
+        "Ours: G, over the pixels m without hydrogen, is 5.3 on average where only noise parts the fits, and the "
         "masked one, of which log g may then be anything, counts by the share beyond that. And the covariance: the "
         "all-lines fit uses every pixel of the other and more, so that cov(ℓ₁, ℓ₂) = C₂.",
     ),
@@ -222,7 +222,7 @@ STEPS: tuple[Step, ...] = (
         "is the equivalent width of data above model in Balmer cores (halpha_excess, balmer_excess).",
         ("hotdask.steps.residuals.ResidualJudge.judge",),
         "The paper finds such stars by eye and by chi2ratio. The limits of the flags EMISSION, BINARY and "
-        "VELOCITY_SUSPECT are tuned on simulations.",
+        "VELOCITY_SUSPECT are tuned on simulations, and on real A stars and Be stars where models err.",
     ),
     Step(
         "Stars and repeat visits",

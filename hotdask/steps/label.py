@@ -16,7 +16,7 @@ from hotdask.steps.compress import blocks
 from hotdask.steps.fit import Block, Fitter, Solution, start_at
 from hotdask.steps.indices import guess_teff
 from hotdask.steps.merge import hydrogen_gain, hydrogen_weight, merge_fits
-from hotdask.steps.modelerror import add_model_error
+from hotdask.steps.modelerror import add_model_error, smoothing_with
 from hotdask.steps.normalize import Normalizer
 from hotdask.steps.refine import Refiner
 from hotdask.steps.residuals import ResidualJudge
@@ -305,6 +305,8 @@ class Labeler:
                 )
         with kernel("merge"):
             smoothing = noise_power(spectra.rv, spectra.noise)
+            if self._model_error is not None:
+                smoothing = smoothing_with(smoothing, prepared.ivar, self._model_error, self._fitted)
             out = self._merge(prepared, everything, masked, refitted, smoothing)
         with kernel("judge residuals"):
             found = self._judge.judge(
@@ -327,7 +329,8 @@ class Labeler:
         rows = np.flatnonzero(near & np.isfinite(everything.labels).all(axis=1))
         gain = np.full(len(near), np.nan)
         at_all = self._chi2_at("hmasked", prepared, rows, everything.labels[rows])
-        gain[rows] = hydrogen_gain(at_all, masked.chi2[rows], masked.chi2_red[rows])
+        # Smoothing takes power from the noise but nothing from what parts the fits.
+        gain[rows] = hydrogen_gain(at_all, masked.chi2[rows], masked.chi2_red[rows] / smoothing[rows])
         labels, covariance, weight = merge_fits(
             everything.labels, everything.covariance, masked.labels, masked.covariance, gain
         )

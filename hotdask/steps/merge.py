@@ -20,7 +20,7 @@ LENGTH_HOT = 5000.0
 LENGTH_COOL = 3000.0
 """L of Eq 6 [K] elsewhere: the masked fit counts down to 8000 K."""
 
-NOISE_GAIN = 6.0
+NOISE_GAIN = 5.3
 """Gain (see `hydrogen_gain`) of the masked fit where the all-lines fit is right and only noise parts them: the mean of
 simulated stars of 8000-12000 K at any S/N. Of 11 labels as many are told mostly by hydrogen lines, so that the masked
 fit is free to follow the noise with them. The share of the gain beyond that is the share of the difference that is no
@@ -93,7 +93,7 @@ def merge_fits(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Merged labels, their covariance and the weight of the hydrogen-masked fit.
 
-    With l1, C1 the masked and l2, C2 the all-lines fit: l = ω·l1 + (1 − ω)·l2, where ω = ω1·max(0, 1 − 6/G): ω1 of
+    With l1, C1 the masked and l2, C2 the all-lines fit: l = ω·l1 + (1 − ω)·l2, where ω = ω1·max(0, 1 − 5.3/G): ω1 of
     `hydrogen_weight`, G of `hydrogen_gain`. The all-lines fit uses every pixel
     of the masked one, so cov(l1, l2) = C2 (an efficient estimate is uncorrelated with how any other one differs from
     it) and C = ω²·C1 + (1 − ω²)·C2, ω held fixed.
@@ -127,7 +127,7 @@ def merge_fits(
     >>> labels, covariance, weight = merge_fits(hot, c, masked, 2 * c)
     >>> float(labels[0, 0]), float(covariance[0, 0, 0]), float(weight[0])
     (30000.0, 1.0, 0.0)
-    >>> merge_fits(hot / 30000 * 9400, c, masked / 31000 * 9500, 2 * c, gain=[24.0])[2].tolist()
+    >>> merge_fits(hot / 30000 * 9400, c, masked / 31000 * 9500, 2 * c, gain=[21.2])[2].round(6).tolist()
     [0.75]
     """
     labels_all, cov_all, labels_hmasked, cov_hmasked = (

@@ -1,8 +1,9 @@
 """How far models are from spectra beyond the noise: one number a pixel, learned from a survey's own residuals.
 
-With r the residual of a fit, σ the noise and s the error of the models, |r|² ≤ σ² + s² must hold for 68.27 % of the
-spectra in each pixel. The s² that a residual wants, r² − σ², is sorted into levels; levels are counted, so that what is
-learned does not depend on how a survey is divided, and the s that 68.27 % of them want is the error of the models.
+With r the residual of a fit, σ the noise that resampling has left and s the error of the models, r² ≤ σ² + s² must
+hold for 68.27 % of the spectra in each pixel. The s² that a residual wants, r² − σ², is sorted into levels; levels are
+counted, so that what is learned does not depend on how a survey is divided, and the s that 68.27 % of them want is the
+error of the models.
 
 Xiang et al. 2022 fit with the noise alone.
 """
@@ -46,8 +47,7 @@ def count_levels(residual: np.ndarray, ivar: np.ndarray, smoothing: np.ndarray) 
     """
     used = ivar > 0
     n_pixel = residual.shape[1]
-    power = residual.astype(np.float64) ** 2 / np.asarray(smoothing)[:, None]
-    wanted = power - 1 / np.where(used, ivar, 1.0)
+    wanted = residual.astype(np.float64) ** 2 - np.asarray(smoothing)[:, None] / np.where(used, ivar, 1.0)
     level = np.searchsorted(LEVELS**2, wanted)
     place = level * n_pixel + np.arange(n_pixel)
     return np.bincount(place[used], minlength=(len(LEVELS) + 1) * n_pixel).reshape(-1, n_pixel)
@@ -89,6 +89,38 @@ def solve_model_error(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     error = LEVELS[below] + part * (LEVELS[above] - LEVELS[below])
     error = np.where(above == 0, 0.0, error)
     return np.where(never & (n > 0), LEVELS[-1], error), n
+
+
+def smoothing_with(smoothing: np.ndarray, ivar: np.ndarray, model_error: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """Share of the variance in ``ivar`` that residuals of a perfect fit have, if noise was smoothed and models err.
+
+    Mean over pixels of (pσ² + s²)/(σ² + s²), p the share of the noise's power that smoothing left: errors of models are
+    not smoothed.
+
+    Parameters
+    ----------
+    smoothing : (n,) float64
+        p.
+    ivar : (n, k) float32
+        As `add_model_error` gives it: 1/(σ² + s²); 0 where a pixel is bad.
+    model_error : (k,) float32
+        s, in units of the continuum.
+    used : (k,) bool
+        Pixels that count.
+
+    Returns
+    -------
+    (n,) float64
+
+    Examples
+    --------
+    >>> ivar, used = np.full((1, 2), 5e3, dtype=np.float32), np.array([True, True])
+    >>> smoothing_with(np.array([0.5]), ivar, np.full(2, 0.01, dtype=np.float32), used).round(3).tolist()
+    [0.75]
+    """
+    good = (ivar > 0) & used
+    share = np.where(good, ivar * model_error**2, 0.0).sum(axis=1) / np.maximum(good.sum(axis=1), 1)
+    return smoothing + (1 - smoothing) * share
 
 
 def add_model_error(ivar: np.ndarray, model_error: np.ndarray) -> np.ndarray:

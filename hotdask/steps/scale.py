@@ -20,13 +20,6 @@ FLOOR = 0.03
 FIRM_CELL = 10
 """Pulls that a cell must hold for factors to be told apart out to its edges."""
 
-POPULATED = 400
-"""Pairs from which on a cell counts as populated: factors of all labels are right to 5 % there, in ten simulated
-surveys of 40 000 stars (of 4000 factors the worst was off by 4.8 %). A cubic of the true factors is never off by more
-than 2.4 % there, and by 4.2 % in any cell with ten pairs; the rest is luck. So many pulls tell a dispersion to 3.7 %;
-with fewer, at the rim of a survey, where neighbors help little, factors err by 2.5 % (rms) from 100 pairs on, 9 % at
-worst."""
-
 _CUT = 5.0
 """Pulls are weighted as (1 − (pull/5σ)²)², by which 2 % of pulls ten times too large move a dispersion by 0.1 %, the
 median of their absolute values by 2 %. Of the information in pulls that are normal 90 % is used, of which the median

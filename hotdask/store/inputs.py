@@ -74,7 +74,7 @@ def input_signature(frame: pd.DataFrame) -> pd.DataFrame:
     -------
     pandas.DataFrame
         ``path``, ``size`` [bytes] and ``mtime_ns`` (int64) of the file, in the same order; -1 if it is not there. Of a
-        coadd and Redrock's file beside it, the sum and the later.
+        coadd and Redrock's file beside it, the sums.
 
     Examples
     --------
@@ -103,7 +103,8 @@ def _with_redrock(path: str) -> tuple[int, int]:
     beside = [found for found in map(_stat, redrock_names(path)) if found != (-1, -1)]
     if time < 0 or not beside:
         return size, time
-    return size + sum(found[0] for found in beside), max(time, *(found[1] for found in beside))
+    # Sums, so that either file may change: the later of two times would hide an older one.
+    return size + sum(found[0] for found in beside), time + sum(found[1] for found in beside)
 
 
 def _from_pattern(pattern: str) -> pd.DataFrame:

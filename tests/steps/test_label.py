@@ -350,7 +350,7 @@ class TestRefit:
 
     def test_gain_is_what_pixels_without_hydrogen_say(self, desert, result):
         _, block, (everything, masked, _) = desert
-        gain = (block.chi2_at(everything.labels, "hmasked") - masked.chi2) / masked.chi2_red
+        gain = (block.chi2_at(everything.labels, "hmasked") - masked.chi2) / result["chi2_red_hmasked"]
         near = np.isfinite(result["hydrogen_gain"])
         assert near.sum() > 80
         np.testing.assert_allclose(result["hydrogen_gain"][near], np.maximum(gain[near], 0), atol=0.02)

@@ -8,7 +8,14 @@ from hotdask.emulator import load_emulator
 from hotdask.labels import LABEL_NAMES, LSF_NAMES
 from hotdask.simulation import Simulation, draw_stars, draw_visits, make_spectra
 from hotdask.steps.label import Labeler
-from hotdask.steps.modelerror import LEVELS, MIN_RESIDUALS, add_model_error, count_levels, solve_model_error
+from hotdask.steps.modelerror import (
+    LEVELS,
+    MIN_RESIDUALS,
+    add_model_error,
+    count_levels,
+    smoothing_with,
+    solve_model_error,
+)
 from hotdask.steps.restframe import noise_power
 
 EMULATOR = load_emulator()
@@ -35,6 +42,19 @@ def test_noise_alone_is_no_model_error() -> None:
     assert found.max() < 2e-3
     smoothed, _ = solve_model_error(count_levels(residual, ivar, np.full(len(ivar), 0.75)))
     assert smoothed.min() > 3e-3
+
+
+@pytest.mark.parametrize("smoothing", [1.0, 0.75, 0.35])
+def test_smoothing_is_of_the_noise_and_not_of_the_models(smoothing: float) -> None:
+    rng = np.random.default_rng(5)
+    sigma, error = 0.005, 0.01
+    ivar = np.full((40_000, 3), sigma**-2, dtype=np.float32)
+    residual = rng.normal(size=ivar.shape) * np.sqrt(smoothing * sigma**2 + error**2)
+    found, _ = solve_model_error(count_levels(residual, ivar, np.full(len(ivar), smoothing)))
+    np.testing.assert_allclose(found, error, rtol=0.02)
+    both = add_model_error(ivar, np.float32(found))
+    expected = smoothing_with(np.full(len(ivar), smoothing), both, np.float32(found), np.ones(3, dtype=bool))
+    assert (residual**2 * both).mean() == pytest.approx(expected.mean(), rel=0.02)
 
 
 def test_counts_add_up_and_outliers_do_not_matter() -> None:
@@ -72,7 +92,8 @@ def test_variances_add() -> None:
 def test_fits_become_honest() -> None:
     """Spectra that differ from models by an error of their own in each pixel, as they would if models were wrong."""
     simulation = Simulation(stars=240, spectra=240, broken=0, seed=11, snr=(60.0, 250.0))
-    visits = draw_visits(simulation, draw_stars(simulation, EMULATOR))
+    # At rest, so that errors of models are not moved, and smoothed, as if they were noise.
+    visits = draw_visits(simulation, draw_stars(simulation, EMULATOR)).assign(rv_true=0.0)
     arrays, _ = make_spectra(visits, EMULATOR, simulation)
     lsf = visits[list(LSF_NAMES)].to_numpy()
     rv = visits["rv_true"].to_numpy()

@@ -21,7 +21,6 @@ from hotdask.steps.polynomial import (
 )
 from hotdask.steps.repeats import make_pairs
 from hotdask.steps.scale import (
-    POPULATED,
     ErrorScale,
     _log_sigma,
     fit_error_scale,
@@ -31,6 +30,12 @@ from hotdask.steps.scale import (
 )
 
 MAD = 1.4826022185056018
+POPULATED = 400
+"""Pairs from which on a cell counts as populated: factors of all labels are right to 5 % there, in ten simulated
+surveys of 40 000 stars (of 4000 factors the worst was off by 4.8 %). A cubic of the true factors is never off by more
+than 2.4 % there, and by 4.2 % in any cell with ten pairs; the rest is luck. So many pulls tell a dispersion to 3.7 %;
+with fewer, at the rim of a survey, where neighbors help little, factors err by 2.5 % (rms) from 100 pairs on, 9 % at
+worst."""
 
 
 def true_factor(teff, snr):

@@ -15,7 +15,7 @@ from hotdask.steps.velocity import REACH, is_suspect, scan
 
 EMULATOR = load_emulator()
 PLAIN, REFITTING = (Labeler(EMULATOR, config.Fit(refit_rv=on)) for on in (False, True))
-OFFSETS = np.array([0.0, 50.0, -50.0, 150.0, -150.0, 400.0, -400.0, 1000.0, -1000.0])
+OFFSETS = np.array([0.0, 50.0, -50.0, 150.0, -150.0, 400.0, -400.0, 1000.0, -1000.0, 1500.0])
 """True velocity less the one given [km/s], star by star."""
 PIXEL = 69.04
 
@@ -23,7 +23,7 @@ PIXEL = 69.04
 @pytest.fixture(scope="module")
 def spectra():
     n = 10 * len(OFFSETS)
-    simulation = Simulation(stars=n, spectra=n, seed=12, snr=(40.0, 150.0))
+    simulation = Simulation(stars=n, spectra=n, seed=12, snr=(25.0, 150.0))
     visits = draw_visits(simulation, draw_stars(simulation, EMULATOR))
     arrays, _ = make_spectra(visits, EMULATOR, simulation)
     ivar = PLAIN.usable(arrays["ivar"], arrays["andmask"], arrays["ormask"])
@@ -56,12 +56,12 @@ def test_wrong_velocities_are_corrected(spectra, plain, refitted):
     wrong, done = offset != 0, was_refitted(refitted)
     # A linear fit sees shifts of some pixels; those of 1000 km/s it may take for nothing.
     assert suspect(plain)[wrong & (np.abs(offset) < 500)].mean() > 0.95
-    assert done[wrong].mean() > 0.95
+    assert done[wrong].mean() > 0.98
     pull = (refitted["rv_shift"] - offset)[done] / refitted["rv_shift_err"][done]
     low, middle, high = np.percentile(pull, [15.87, 50, 84.13])
     assert abs(middle) < 0.5
     assert 0.7 < (high - low) / 2 < 1.4
-    assert (np.abs(pull) > 5).mean() < 0.05
+    assert (np.abs(pull) > 5).mean() < 0.02
     # Lines at the wrong place look blurred.
     for name, before, after in (("vsini", 20, 6), ("teff", 0, 100)):
         error = [np.median((f[name] - visits[f"{name}_true"])[done]) for f in (plain, refitted)]
