@@ -41,7 +41,7 @@ def merge_one(row: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     x = masked[0] - 9500
     length = 5000 if everything[0] > 9500 else 3000
     gain = row["hydrogen_gain"]
-    w = np.cos(np.pi * x / length) ** 2 * max(0, 1 - 6 / gain) if abs(x) <= length / 2 and gain > 0 else 0.0
+    w = np.cos(np.pi * x / length) ** 2 * max(0, 1 - 5.3 / gain) if abs(x) <= length / 2 and gain > 0 else 0.0
     return w * masked + (1 - w) * everything, w**2 * c_masked + (1 - w**2) * c_all
 
 
