@@ -23,7 +23,7 @@ from hotdask.information import B_STAR, cramer_rao_bound
 from hotdask.labels import ABUNDANCES, INDEX, LABEL_NAMES, LABELS, N_LABELS
 from hotdask.library.spectra import Library
 from hotdask.simulation import Simulation, draw_stars, emergent
-from hotdask.steps.fit import Solution, start_at
+from hotdask.steps.fit import Solution, plain_start
 from hotdask.steps.label import Labeler, fit_both
 from hotdask.steps.normalize import Normalizer
 
@@ -217,9 +217,7 @@ def observe(
 
 def single_start(labeler: Labeler, teff_guess: np.ndarray) -> np.ndarray:
     """The one start of an ordinary fit, (n, 11): Teff from the line indices (Eq 4), a plain star's other labels."""
-    plain = np.array([lb.start for lb in LABELS])
-    teff = np.where(np.isfinite(teff_guess), teff_guess, plain[INDEX["teff"]])
-    return start_at(teff, np.broadcast_to(plain, (len(teff), N_LABELS)))
+    return plain_start(np.where(np.isfinite(teff_guess), teff_guess, LABELS[INDEX["teff"]].start))
 
 
 def space_filling(emulator: LowRankEmulator, n: int, seed: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from hotdask.schema import CUBE as CUBE_VARIABLES
 from hotdask.schema import FITS
 from hotdask.simulation import Simulation, write_visits
 from hotdask.steps.label import Labeler
+from hotdask.steps.velocity import Observed
 from hotdask.store.catalog import write_fits_part
 from hotdask.store.cube import (
     cube_place,
@@ -158,6 +159,14 @@ def make_labeler(settings: config.Settings, identity: str, device: str = "cpu") 
     return labeler(*parts, identity, device)
 
 
+def read_observed(run: str | Path, partition: int, model: Labeler, rows: slice | np.ndarray = slice(None)) -> Observed:
+    """Spectra of a partition of the cube, or some rows of it, as they are labeled."""
+    arrays = {name: values[rows] for name, values in read_partition(cube_place(run), partition).items()}
+    ivar = model.usable(arrays["ivar"], arrays["andmask"], arrays["ormask"])
+    lsf = np.column_stack([arrays[name] for name in LSF_NAMES])
+    return Observed(arrays["flux"], ivar, arrays["rv"], lsf, arrays["noise_power"])
+
+
 def fit(run: str, partition: int, mark: str, settings: config.Settings, identity: str) -> Receipt:
     """Both fits of one partition."""
     one_thread()
@@ -165,18 +174,16 @@ def fit(run: str, partition: int, mark: str, settings: config.Settings, identity
         with kernel("load emulator"):
             model = make_labeler(settings, identity, settings.cluster.device)
         with kernel("read cube"):
-            arrays = read_partition(cube_place(run), partition)
-            lsf = np.column_stack([arrays[name] for name in LSF_NAMES])
+            seen = read_observed(run, partition, model)
         with kernel("label"):
-            ivar = model.usable(arrays["ivar"], arrays["andmask"], arrays["ormask"])
-            labeled = model.label(arrays["flux"], ivar, arrays["rv"], lsf, arrays["noise_power"])
+            labeled = model.label(seen.flux, seen.ivar, seen.rv, seen.lsf, seen.noise)
         with kernel("write fits"):
             # The merged labels are made again with the catalog, which needs nothing but the two fits for it.
             columns = {c.name: labeled[c.name] for c in FITS if c.name in labeled}
             columns["specid"] = read_sidecar(run, partition, columns=["specid"])["specid"].to_numpy()
-            columns["row"] = settings.cube.partition_size * partition + np.arange(len(ivar))
+            columns["row"] = settings.cube.partition_size * partition + np.arange(len(seen))
             path = write_fits_part(run, partition, columns)
-        return _finish(run, "fit", partition, mark, len(ivar), [path], spent)
+        return _finish(run, "fit", partition, mark, len(seen), [path], spent)
 
 
 def simulate(folder: str, visits: pd.DataFrame, simulation: Simulation, emulator: str | None) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Learn the error of the models from the residuals of a run, a partition a task."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import dask.bag as db
@@ -10,7 +11,7 @@ from distributed import Client
 from hotdask import config
 from hotdask.errors import InputError, RunError
 from hotdask.flags import Flag
-from hotdask.labels import LABEL_NAMES, LSF_NAMES
+from hotdask.labels import LABEL_NAMES
 from hotdask.pipeline import maps
 from hotdask.pipeline.cluster import open_client
 from hotdask.pipeline.state import open_state
@@ -21,7 +22,6 @@ from hotdask.steps.modelerror import MIN_RESIDUALS, count_levels, solve_model_er
 from hotdask.steps.restframe import noise_power
 from hotdask.store.atomic import write_bytes
 from hotdask.store.catalog import FITS_FOLDER, read_catalog, read_fits_part
-from hotdask.store.cube import cube_place, read_partition
 from hotdask.store.modelerror import write_model_error
 from hotdask.store.parquet import list_parts, part_path
 from hotdask.windows import inside, rest_wavelength
@@ -81,15 +81,15 @@ def learn_model_error(
             f"{run}: {good.sum()} spectra of the sample have S/N >= {min_snr:g} and no flag, {MIN_SPECTRA} are needed; "
             "lower --min-snr, or learn from a larger run"
         )
-    there = maps.load_models(state.settings.fit, "cpu").id
-    if there != state.emulator:
+    models = maps.load_models(state.settings.fit, "cpu")
+    if models.id != state.emulator:
         raise RunError(
-            f"{run} was fitted with emulator {state.emulator}, now the files that [fit] names are {there}; put the old "
-            "ones back, or learn from a run of the new ones"
+            f"{run} was fitted with emulator {state.emulator}, now the files that [fit] names are {models.id}; put the "
+            "old ones back, or learn from a run of the new ones"
         )
     # Residuals against the noise alone, whatever the run was fitted with.
     settings = state.settings.model_copy(update={"fit": state.settings.fit.model_copy(update={"model_error": None})})
-    identity = maps.load_models(settings.fit, "cpu").id
+    identity = replace(models, error=None).id
     wanted = catalog.loc[good, "specid"]
     rows = {
         partition: np.flatnonzero(read_fits_part(part, ["specid"])["specid"].to_pandas().isin(wanted))
@@ -129,10 +129,8 @@ def _count(work: tuple[int, np.ndarray], *, run: str, settings: config.Settings,
     columns = [f"{name}_all" for name in LABEL_NAMES]
     fits = read_fits_part(part_path(Path(run, FITS_FOLDER), partition), [*columns, "rv_refit"]).to_pandas().iloc[rows]
     model = maps.make_labeler(settings, identity)
-    arrays = {name: values[rows] for name, values in read_partition(cube_place(Path(run)), partition).items()}
-    ivar = model.usable(arrays["ivar"], arrays["andmask"], arrays["ormask"])
-    lsf = np.column_stack([arrays[name] for name in LSF_NAMES])
-    rv = arrays["rv"] + fits["rv_refit"].to_numpy()
-    prepared = model.prepare(arrays["flux"], ivar, rv, lsf)
+    seen = maps.read_observed(run, partition, model, rows)
+    rv = seen.rv + fits["rv_refit"].to_numpy()
+    prepared = model.prepare(seen.flux, seen.ivar, rv, seen.lsf)
     residual = prepared.flux - model.model.flux(fits[columns].to_numpy(), prepared.lsf)
-    return count_levels(residual, prepared.ivar, noise_power(rv, arrays["noise_power"]))
+    return count_levels(residual, prepared.ivar, noise_power(rv, seen.noise))

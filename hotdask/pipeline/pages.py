@@ -10,8 +10,8 @@ import pandas as pd
 from hotdask import config, windows
 from hotdask.errors import InputError, RunError
 from hotdask.flags import Flag
-from hotdask.labels import LABEL_NAMES, LSF_NAMES
-from hotdask.pipeline.maps import make_labeler, one_thread
+from hotdask.labels import LABEL_NAMES
+from hotdask.pipeline.maps import make_labeler, one_thread, read_observed
 from hotdask.pipeline.plan import read_rejects
 from hotdask.report.explorer import explorer_page
 from hotdask.report.method import method_page
@@ -30,7 +30,6 @@ from hotdask.schema import CATALOG, unpack_covariance
 from hotdask.steps.flag import Chi2Model, galactic_latitude
 from hotdask.store.atomic import remove_folder, write_bytes, write_text
 from hotdask.store.catalog import FITS_FOLDER, read_catalog, read_fits_part, shown_catalog
-from hotdask.store.cube import cube_place, read_partition
 from hotdask.store.lamost import REASONS
 from hotdask.store.parquet import list_parts, read_schema
 from hotdask.store.receipts import list_receipts
@@ -61,11 +60,9 @@ def spectrum_views(
         here = place // settings.cube.partition_size == partition
         offset = place[here] % settings.cube.partition_size
         stars = chosen[here]
-        arrays = {k: v[offset] for k, v in read_partition(cube_place(run), int(partition)).items()}
-        ivar = model.usable(arrays["ivar"], arrays["andmask"], arrays["ormask"])
-        lsf = np.column_stack([arrays[name] for name in LSF_NAMES])
-        rv = arrays["rv"] + np.nan_to_num(stars["rv_refit"].to_numpy())
-        prepared = model.prepare(arrays["flux"], ivar, rv, lsf)
+        seen = read_observed(run, int(partition), model, offset)
+        rv = seen.rv + np.nan_to_num(stars["rv_refit"].to_numpy())
+        prepared = model.prepare(seen.flux, seen.ivar, rv, seen.lsf)
         models = [
             model.model.flux(stars[[f"{name}_{which}" for name in LABEL_NAMES]].to_numpy(float), prepared.lsf)
             for which in ("all", "hmasked")

@@ -12,11 +12,13 @@ from hotdask.report.figures import (
     BLUE,
     DENSITY_MAP,
     GRAY,
+    PAIRED,
     PALE,
     SMALL,
     VERMILION,
     blank_figure,
     need_columns,
+    neighbors,
     pretty_unit,
     robust_scatter,
     styled,
@@ -46,16 +48,6 @@ def _snr_ticks(axes) -> None:
     axes.set_xticks([10, 20, 50, 100, 200, 500])
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-
-
-def _neighbors(catalog: pd.DataFrame, tolerance: float) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of two visits of a star next to one another in S/N, of different nights and similar S/N."""
-    order = catalog.reset_index(drop=True).sort_values(["star_id", "uniqflag"])
-    one, two = order.iloc[:-1], order.iloc[1:]
-    star, night = (one[c].to_numpy() == two[c].to_numpy() for c in ("star_id", "mjd"))
-    snr = [part["snr_g"].to_numpy(dtype=np.float64) for part in (one, two)]
-    pair = star & ~night & (np.abs(snr[0] - snr[1]) <= tolerance * (snr[0] + snr[1]) / 2)
-    return one.index.to_numpy()[pair], two.index.to_numpy()[pair]
 
 
 def _eleven_panels(snr: np.ndarray) -> tuple[Figure, list[Axes]]:
@@ -108,12 +100,9 @@ def repeat_precision(catalog: pd.DataFrame, *, snr_tolerance: float = 0.2) -> Fi
     ----------
     Xiang et al. 2022, §4.6 and Fig 10.
     """
-    labels = [f"{lb.name}{end}" for lb in LABELS for end in ("", "_err")]
-    need_columns(catalog, ["star_id", "uniqflag", "mjd", "snr_g", "in_sample", *labels], "catalog")
+    need_columns(catalog, [*PAIRED, *(f"{lb.name}_err" for lb in LABELS)], "catalog")
     catalog = catalog[catalog["in_sample"].to_numpy(bool)]
-    one, two = _neighbors(catalog, snr_tolerance)
-    snr = catalog["snr_g"].to_numpy(dtype=np.float64)
-    snr = (snr[one] + snr[two]) / 2
+    one, two, snr = neighbors(catalog, snr_tolerance)
     figure, panels = _eleven_panels(snr)
     for label, axes in zip(LABELS, panels, strict=True):
         value, error = (catalog[c].to_numpy(np.float64) for c in (label.name, f"{label.name}_err"))
@@ -156,12 +145,9 @@ def repeat_differences(catalog: pd.DataFrame, *, snr_tolerance: float = 0.2) -> 
     ----------
     Xiang et al. 2022, §4.6 and Fig 10.
     """
-    labels = [lb.name for lb in LABELS]
-    need_columns(catalog, ["star_id", "uniqflag", "mjd", "snr_g", "in_sample", *labels], "catalog")
+    need_columns(catalog, PAIRED, "catalog")
     catalog = catalog[catalog["in_sample"].to_numpy(bool) & (catalog["teff"].to_numpy(np.float64) > HOT)]
-    one, two = _neighbors(catalog, snr_tolerance)
-    snr = catalog["snr_g"].to_numpy(dtype=np.float64)
-    snr = (snr[one] + snr[two]) / 2
+    one, two, snr = neighbors(catalog, snr_tolerance)
     figure, panels = _eleven_panels(snr)
     limits = panels[0].get_xlim()
     for label, panel in zip(LABELS, panels, strict=True):

@@ -75,6 +75,9 @@ _UNITS = {"dex(cm/s2)": "dex(cm s$^{-2}$)", "km/s": "km s$^{-1}$", "Angstrom": "
 _TEFF_TICKS = (10000, 20000, 40000, 7000, 30000, 15000, 60000, 8000, 12000, 25000, 50000, 9000, 6000)
 """In the order in which they are worth a label [K]."""
 
+PAIRED = ("star_id", "uniqflag", "mjd", "snr_g", "in_sample", *(lb.name for lb in LABELS))
+"""Columns that tell of repeat visits."""
+
 _WHITE = 252
 """Colors above this in all channels are white."""
 _TOO_FEW = 8
@@ -493,6 +496,17 @@ def recovered_against_true(merged: pd.DataFrame, name: str) -> Figure:
     return figure
 
 
+def neighbors(catalog: pd.DataFrame, tolerance: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of two visits of a star next to one another in S/N, of different nights and similar S/N, and its mean."""
+    order = catalog.reset_index(drop=True).sort_values(["star_id", "uniqflag"])
+    one, two = order.iloc[:-1], order.iloc[1:]
+    star, night = (one[c].to_numpy() == two[c].to_numpy() for c in ("star_id", "mjd"))
+    snr = [part["snr_g"].to_numpy(dtype=np.float64) for part in (one, two)]
+    mean = (snr[0] + snr[1]) / 2
+    pair = star & ~night & (np.abs(snr[0] - snr[1]) <= tolerance * mean)
+    return one.index.to_numpy()[pair], two.index.to_numpy()[pair], mean[pair]
+
+
 def repeat_pulls(catalog: pd.DataFrame, *, snr_tolerance: float = 0.2) -> pd.DataFrame:
     """Differences between successive visits of one star on different nights, in units of their combined error.
 
@@ -514,19 +528,13 @@ def repeat_pulls(catalog: pd.DataFrame, *, snr_tolerance: float = 0.2) -> pd.Dat
     """
     names = [lb.name for lb in LABELS]
     errors = [f"{n}_err" for n in names]
-    need_columns(catalog, (*names, *errors, "star_id", "uniqflag", "mjd", "snr_g", "in_sample"), "catalog")
-    rows = catalog[catalog["in_sample"].to_numpy(bool)].sort_values(["star_id", "uniqflag"], kind="stable")
-    first, second = rows.iloc[:-1], rows.iloc[1:]
-    snr = np.stack([first["snr_g"].to_numpy(np.float64), second["snr_g"].to_numpy(np.float64)])
-    pair = (
-        (first["star_id"].to_numpy(object) == second["star_id"].to_numpy(object))
-        & (first["mjd"].to_numpy() != second["mjd"].to_numpy())
-        & (np.abs(snr[0] - snr[1]) <= snr_tolerance * snr.mean(axis=0))
-    )
-    first, second = first[pair], second[pair]
-    combined = np.hypot(first[errors].to_numpy(np.float64), second[errors].to_numpy(np.float64))
+    need_columns(catalog, [*PAIRED, *errors], "catalog")
+    rows = catalog[catalog["in_sample"].to_numpy(bool)]
+    one, two, _ = neighbors(rows, snr_tolerance)
+    value, error = (rows[columns].to_numpy(np.float64) for columns in (names, errors))
+    combined = np.hypot(error[one], error[two])
     combined[combined == 0] = np.nan
-    difference = first[names].to_numpy(np.float64) - second[names].to_numpy(np.float64)
+    difference = value[one] - value[two]
     return pd.DataFrame(difference / combined, columns=names)
 
 

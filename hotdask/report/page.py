@@ -181,6 +181,7 @@ def build_report(
         rejects = schema.empty_frame(schema.REJECTS)
     figures.need_columns(rejects, [c.name for c in schema.REJECTS], "table of rejects")
     recovery, recovered = _recovery(catalog, truth)
+    pulls = figures.repeat_pulls(catalog, snr_tolerance=snr_tolerance)
     context = {
         "title": title,
         "simulated": truth is not None,
@@ -194,8 +195,8 @@ def build_report(
         "throughput": [_throughput_row(step) for step in throughput],
         "kernel_figures": _kernel_figures(throughput),
         "sample_figures": _sample_figures(catalog, chi2, max_chi2ratio=max_chi2ratio),
-        "error_figures": _error_figures(catalog, bounds, snr_tolerance=snr_tolerance),
-        "repeat_figures": _repeat_figures(catalog, snr_tolerance=snr_tolerance),
+        "error_figures": _error_figures(catalog, bounds, pulls),
+        "repeat_figures": _repeat_figures(catalog, snr_tolerance=snr_tolerance) if len(pulls) >= _MIN_PAIRS else [],
         "scaling": fact_groups(scaling or {}, scalars_named="error scaling"),
         "recovery": recovery,
         "recovered": recovered,
@@ -404,12 +405,11 @@ def _precision_picture(catalog: pd.DataFrame, bounded: pd.DataFrame, label: Labe
     )
 
 
-def _error_figures(catalog: pd.DataFrame, bounds: pd.DataFrame | None, *, snr_tolerance: float) -> list[Picture]:
+def _error_figures(catalog: pd.DataFrame, bounds: pd.DataFrame | None, pulls: pd.DataFrame) -> list[Picture]:
     if not catalog["in_sample"].any():
         return []
     bounded = _bounded(catalog, bounds)
     out = [_precision_picture(catalog, bounded, label) for label in LABELS]
-    pulls = figures.repeat_pulls(catalog, snr_tolerance=snr_tolerance)
     if len(pulls) >= _MIN_PAIRS:
         out.append(
             picture(
@@ -426,8 +426,6 @@ def _error_figures(catalog: pd.DataFrame, bounds: pd.DataFrame | None, *, snr_to
 
 def _repeat_figures(catalog: pd.DataFrame, *, snr_tolerance: float) -> list[Picture]:
     """Figures of eleven panels each."""
-    if len(figures.repeat_pulls(catalog, snr_tolerance=snr_tolerance)) < _MIN_PAIRS:
-        return []
     return [
         picture(
             errors.repeat_precision(catalog, snr_tolerance=snr_tolerance),

@@ -402,3 +402,14 @@ def start_at(teff: np.ndarray, template: np.ndarray) -> np.ndarray:
     out = np.array(template, dtype=np.float64)
     out[:, INDEX["teff"]] = teff
     return out
+
+
+def plain_start(teff: np.ndarray) -> np.ndarray:
+    """Labels (n, 11) to start from where nothing but a Teff [K] is known.
+
+    Examples
+    --------
+    >>> plain_start(np.array([9000.0]))[0, :2].tolist()
+    [9000.0, 4.0]
+    """
+    return start_at(teff, np.tile([lb.start for lb in LABELS], (len(teff), 1)))

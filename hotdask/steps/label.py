@@ -11,9 +11,9 @@ from hotdask.emulator.lowrank import LowRankEmulator
 from hotdask.emulator.perpixel import PerPixelEmulator
 from hotdask.errors import EmulatorError
 from hotdask.flags import Flag
-from hotdask.labels import INDEX, LABEL_NAMES, LABELS, N_LABELS
+from hotdask.labels import INDEX, LABEL_NAMES, N_LABELS
 from hotdask.steps.compress import blocks
-from hotdask.steps.fit import Block, Fitter, Solution, start_at
+from hotdask.steps.fit import Block, Fitter, Solution, plain_start
 from hotdask.steps.indices import guess_teff
 from hotdask.steps.merge import hydrogen_gain, hydrogen_weight, merge_fits
 from hotdask.steps.modelerror import add_model_error, smoothing_with
@@ -218,8 +218,7 @@ class Labeler:
             block = block.renormalized(normalized, normalized_ivar)
         flags[rows] |= Flag.CONTINUUM_CORRECTED
         # For stars unlike any model, which the inverse network may misread.
-        plain = start_at(guess, np.tile([lb.start for lb in LABELS], (len(guess), 1)))
-        return Prepared(normalized, normalized_ivar, block, lsf, guess, (start, *sides, plain), flags)
+        return Prepared(normalized, normalized_ivar, block, lsf, guess, (start, *sides, plain_start(guess)), flags)
 
     def _with_model_error(self, ivar: np.ndarray) -> np.ndarray:
         return ivar if self._model_error is None else add_model_error(ivar, self._model_error)
@@ -288,8 +287,8 @@ class Labeler:
             with kernel("normalize"):
                 flux, ivar, _ = self.normalizer.normalize(flux, ivar)
             with kernel("velocity scan"):
-                plain = np.tile([lb.start for lb in LABELS], (len(some), 1))
-                stars = (labels[start : start + _ROWS], *(start_at(np.full(len(some), t), plain) for t in PLAIN_STARS))
+                plain = (plain_start(np.full(len(some), teff)) for teff in PLAIN_STARS)
+                stars = (labels[start : start + _ROWS], *plain)
                 models = (self.emulator.flux(star, some.lsf) for star in stars)
                 out[start : start + _ROWS] = scan_several(flux, ivar * self._fitted, models)
         return out
