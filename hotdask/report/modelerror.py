@@ -11,6 +11,7 @@ from hotdask.report.figures import BLUE, GRAY, PALE, vacuum_bounds
 
 _SIZE = (9.6, 3.2)
 _NAMED = ("Hα", "Hβ", "Hγ", "Hδ")
+"""Lines whose names do not overlap."""
 
 
 @figures.styled
@@ -36,11 +37,10 @@ def model_error_figure(error: np.ndarray, mask: Sequence) -> Figure:
     for window in mask:
         low, high, _ = vacuum_bounds(window)
         axes.axvspan(low, high, color=PALE, lw=0, zorder=0)
-    for name, air in windows.BALMER_AIR.items():
-        axes.axvline(windows.air_to_vacuum(air), color=GRAY, lw=0.6, ls=":", zorder=1)
-        axes.annotate(
-            name, (windows.air_to_vacuum(air), 1), xycoords=("data", "axes fraction"), ha="center", fontsize=8
-        )
+    for name in _NAMED:
+        line = windows.air_to_vacuum(windows.BALMER_AIR[name])
+        axes.axvline(line, color=GRAY, lw=0.6, ls=":", zorder=1)
+        axes.annotate(name, (line, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8)
     axes.plot(wavelength, 100 * np.asarray(error), color=BLUE, lw=0.8)
     axes.set(
         xlabel="vacuum wavelength, rest frame [Å]",
