@@ -33,12 +33,13 @@ def add_helium_line(
     doppler_velocity: np.ndarray,
     line: StarkLine,
     cutoff: np.ndarray,
+    factors: np.ndarray | None = None,
 ) -> None:
     """Add amplitude times profile of one line to the opacity, in place.
 
     Parameters
     ----------
-    opacity : (n_wavelength, n_layer) float64, C order
+    opacity : (n_set, n_wavelength, n_layer) float64
         [any unit].
     wavelength : (n_wavelength,) float64
         Vacuum [Å], increasing.
@@ -52,16 +53,18 @@ def add_helium_line(
         One of `stark_tables`.
     cutoff : (n_layer,) float64
         Opacity below which a wing is left out; 1e-4 of the continuum does no harm.
+    factors : (n_set, n_layer) float64, optional
+        What the line counts in each set; one if None.
 
     Examples
     --------
     >>> line = stark_tables()[0]
     >>> wavelength = line.wavelength + np.arange(-300, 300, 0.04)
-    >>> opacity = np.zeros((len(wavelength), 1))
+    >>> opacity = np.zeros((1, len(wavelength), 1))
     >>> layer = np.array([15.0]), np.array([2e4]), np.array([9.2e5])
     >>> add_helium_line(opacity, wavelength, np.array([1.0]), *layer, line, np.zeros(1))
     >>> frequency = 2.99792458e18 / wavelength
-    >>> round(float(-np.trapezoid(opacity[:, 0], frequency)), 2)
+    >>> round(float(-np.trapezoid(opacity[0, :, 0], frequency)), 2)
     1.0
     """
     profile = helium_profile(log_ne, temperature, doppler_velocity, line)
@@ -69,7 +72,9 @@ def add_helium_line(
     if low > high:
         return
     start, stop = np.searchsorted(wavelength, [line.wavelength + low, line.wavelength + high])
-    _add(opacity, wavelength, start, stop, line.wavelength, line.offset, profile, amplitude, cutoff)
+    if factors is None:
+        factors = np.ones((len(opacity), len(amplitude)))
+    _add(opacity, wavelength, start, stop, line.wavelength, line.offset, profile, amplitude, cutoff, factors)
 
 
 def helium_profile(
@@ -173,7 +178,7 @@ def _reach(offset, profile, amplitude, cutoff):
 
 
 @njit(cache=True, nogil=True, fastmath=True)
-def _add(opacity, wavelength, start, stop, center, offset, profile, amplitude, cutoff):
+def _add(opacity, wavelength, start, stop, center, offset, profile, amplitude, cutoff, factors):
     n_layer = len(amplitude)
     logs = np.empty(n_layer)
     limits = np.empty(n_layer)
@@ -189,4 +194,6 @@ def _add(opacity, wavelength, start, stop, center, offset, profile, amplitude, c
         for layer in range(n_layer):
             value = logs[layer] + (1 - f) * profile[k, layer] + f * profile[k + 1, layer]
             if value > limits[layer]:
-                opacity[i, layer] += math.exp(value)
+                value = math.exp(value)
+                for j in range(len(opacity)):
+                    opacity[j, i, layer] += factors[j, layer] * value

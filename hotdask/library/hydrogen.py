@@ -115,7 +115,9 @@ def level_population(n: np.ndarray, charge: int, state: State) -> np.ndarray:
     return state.ions[charge - 1, charge - 1] * 2 * n**2 * np.exp(-energy / (K_EV * state.temperature))
 
 
-def bound_free(frequency: np.ndarray, charge: int, state: State, *, dissolved: bool) -> np.ndarray:
+def bound_free(
+    frequency: np.ndarray, charge: int, state: State, *, dissolved: bool, weights: np.ndarray | None = None
+) -> np.ndarray:
     """Absorption of all hydrogenic levels, stimulated emission not yet taken off.
 
     Parameters
@@ -124,6 +126,8 @@ def bound_free(frequency: np.ndarray, charge: int, state: State, *, dissolved: b
         [Hz].
     dissolved : bool
         With what dissolved levels absorb below their thresholds.
+    weights : (n_level, n_layer) float64, optional
+        What levels 1, 2, 3, … count; those above count nothing. All count one if None.
 
     Returns
     -------
@@ -136,7 +140,7 @@ def bound_free(frequency: np.ndarray, charge: int, state: State, *, dissolved: b
     """
     rydberg = (RYDBERG_H if charge == 1 else RYDBERG_HE) * C_CGS * charge**2
     out = np.zeros((len(frequency), len(state.temperature)))
-    for n in range(1, _N_TOP + 1):
+    for n in range(1, (_N_TOP if weights is None else len(weights)) + 1):
         threshold = rydberg / n**2
         cross_section = 2.815e29 * charge**4 / n**5 / frequency**3
         cross_section *= kramers_gaunt(n, np.maximum(frequency / threshold - 1, 0.0))
@@ -150,7 +154,8 @@ def bound_free(frequency: np.ndarray, charge: int, state: State, *, dissolved: b
                 reached[:, None] > n + 1, 1 - occupation(reached, charge, state) / np.maximum(survives, 1e-30), 0.0
             )
             share[below] = np.clip(share[below], 0.0, 1.0)
-        out += cross_section[:, None] * share * (survives * level_population(float(n), charge, state))
+        population = survives * level_population(float(n), charge, state)
+        out += cross_section[:, None] * share * (population if weights is None else population * weights[n - 1])
     return out
 
 
@@ -273,16 +278,18 @@ def _profile(table, start, stretch, log_electrons, log_temperature, log_turbulen
 
 
 @njit(cache=True, fastmath=True)
-def _add_line(opacity, log_amplitude, profiles, start, index, fraction):
-    """Add one line to opacity (n_layer, n_node) from node ``start`` on."""
-    for layer in range(opacity.shape[0]):
+def _add_line(opacity, log_amplitude, weights, profiles, start, index, fraction):
+    """Add one line to opacity (n_set, n_layer, n_node) from ``start`` on, times the weights (n_set, n_layer)."""
+    for layer in range(opacity.shape[1]):
         if log_amplitude[layer] < -90:
             continue
         row = profiles[layer]
         for node in range(len(index)):
             i = index[node]
             value = row[i] + fraction[node] * (row[i + 1] - row[i])
-            opacity[layer, start + node] += math.exp(2.302585092994046 * (value + log_amplitude[layer]))
+            value = math.exp(2.302585092994046 * (value + log_amplitude[layer]))
+            for k in range(opacity.shape[0]):
+                opacity[k, layer, start + node] += weights[k, layer] * value
 
 
 def _vacuum(lower: int, upper: int) -> float:
@@ -364,7 +371,9 @@ def _radiative(lower: int, upper: int, offsets: np.ndarray, doppler: np.ndarray)
     return width / np.pi / (offsets**2 + width**2) * np.clip(offsets / doppler[:, None] - 2, 0, 1)
 
 
-def line_absorption(low: float, high: float, state: State, vmic: float) -> np.ndarray:
+def line_absorption(
+    low: float, high: float, state: State, vmic: float, departure: np.ndarray | None = None
+) -> np.ndarray:
     """Absorption of the Balmer and Paschen lines, stimulated emission not yet taken off.
 
     Parameters
@@ -373,11 +382,13 @@ def line_absorption(low: float, high: float, state: State, vmic: float) -> np.nd
         Range [Å, vacuum] within 3700-9050; sampled at `line_nodes`.
     vmic : float
         Microturbulent velocity [km/s].
+    departure : (n_level, n_layer) float64, optional
+        Departure coefficients of levels 1, 2, 3, …; those above have the last one's.
 
     Returns
     -------
-    (n_layer, n_node) float64
-        [1/cm].
+    (n_set, n_layer, n_node) float64
+        [1/cm], in LTE; with departure coefficients, after it the same times those of the lower and of the upper level.
 
     References
     ----------
@@ -392,7 +403,8 @@ def line_absorption(low: float, high: float, state: State, vmic: float) -> np.nd
     log_temperature = np.log10(temperature)
     log_turbulent = np.log10(temperature * doppler**2 / thermal)
     log_electrons = np.log10(state.electron_density)
-    out = np.zeros((len(temperature), len(line_nodes(low, high))))
+    ones = np.ones((1, len(temperature)))
+    out = np.zeros((1 if departure is None else 3, len(temperature), len(line_nodes(low, high))))
     profiles = np.empty((len(temperature), _N_OFFSET))
     offsets = 10 ** (_OFFSET_START + _STEP * np.arange(_N_OFFSET))
     tables = stark_tables()
@@ -423,5 +435,8 @@ def line_absorption(low: float, high: float, state: State, vmic: float) -> np.nd
         area = 2 * (density[:, 0] * offsets[0] + np.trapezoid(density * offsets, np.log(offsets), axis=1))
         # No line has more strength than its level's chance to survive leaves it.
         profiles = np.log10(density * np.clip(survives / area, 1e-30, 1.0)[:, None])
-        _add_line(out, np.log10(np.maximum(amplitude, 1e-99)), profiles, *where)
+        weights = ones
+        if departure is not None:
+            weights = np.concatenate([ones, departure[[lower - 1, min(upper, len(departure)) - 1]]])
+        _add_line(out, np.log10(np.maximum(amplitude, 1e-99)), weights, profiles, *where)
     return out

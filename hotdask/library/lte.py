@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ from hotdask.library import hydrogen, opacity
 from hotdask.library.abundances import abundances
 from hotdask.library.atmospheres import AtmosphereGrid, read_atmospheres
 from hotdask.library.atoms import MASSES, N_STAGES, SYMBOLS, ionization_energy
+from hotdask.library.departures import Departures, match_lines, read_departures
 from hotdask.library.helium import add_helium_line, replaced_lines, stark_tables
-from hotdask.library.linelist import LineList, default_damping, read_lines
+from hotdask.library.linelist import HC, LineList, default_damping, read_lines
 from hotdask.library.metals import add_lines
 from hotdask.library.spectra import LOG_START, LOG_STEP, N_FINE, Synthesis
 from hotdask.library.starktables import StarkLine
@@ -78,14 +80,16 @@ class LteEngine:
 
     name = "hotdask-lte"
 
-    def __init__(self, atmospheres: str, lines: str, helium: str = "stark"):
+    def __init__(self, atmospheres: str, lines: str, helium: str = "stark", nlte: str = ""):
         if helium not in ("stark", "voigt"):
             raise SynthesisError(f"helium lines are 'stark' or 'voigt', not {helium!r}")
         self._grid: AtmosphereGrid = read_atmospheres(atmospheres)
         self._list: LineList = read_lines(lines)
         self._helium = helium
         self._stark = stark_tables() if helium == "stark" else ()
-        self._lines = _prepare(self._list, keep_helium=not self._stark)
+        self._departures = read_departures(nlte) if nlte else None
+        self._lines = _prepare(self._list, self._departures, keep_helium=not self._stark)
+        self._levels = _find_levels(self._stark, self._departures)
 
     def provenance(self) -> dict:
         """Version, data and their SHA-256, settings."""
@@ -111,15 +115,39 @@ class LteEngine:
         vmic = max(float(labels[INDEX["vmic"]]), 0.0)
         try:
             state = solve_state(atmosphere.temperature, atmosphere.pressure, abundances(labels))
-            flux, continuum = _spectrum(state, atmosphere.rhox, vmic, self._lines, self._stark)
+            departure = None
+            if self._departures is not None:
+                departure = self._departures.interpolate(
+                    *(float(labels[INDEX[name]]) for name in ("teff", "logg")), np.log10(atmosphere.rhox)
+                )
+            flux, continuum = _spectrum(state, atmosphere.rhox, vmic, self._lines, self._stark, departure, self._levels)
         except (ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
             raise SynthesisError(f"{type(error).__name__}: {error}, for labels {labels.tolist()}") from error
         if not np.isfinite(flux).all():
             raise SynthesisError(f"the flux is not finite for labels {labels.tolist()}")
-        return Synthesis(sample_wavelength(), flux, continuum)
+        return Synthesis(sample_wavelength(), flux[-1], continuum, flux_lte=None if departure is None else flux[0])
 
 
-def _prepare(lines: LineList, *, keep_helium: bool) -> dict[str, np.ndarray]:
+@dataclass(frozen=True)
+class _Levels:
+    """Rows of departure coefficients: of hydrogen's levels, and of both levels of helium lines with Stark tables."""
+
+    hydrogen: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+
+
+def _find_levels(stark: tuple[StarkLine, ...], departures: Departures | None) -> _Levels:
+    if departures is None:
+        return _Levels(*3 * [np.zeros(0, dtype=np.int64)])
+    ion = np.array([line.ion for line in stark], dtype=np.int64)
+    low = np.array([line.elo_ev for line in stark])
+    high = low + HC / np.array([line.wavelength for line in stark])
+    lower, upper = match_lines(departures.levels, np.full(len(ion), 2), ion, low, high)
+    return _Levels(departures.levels.of(1, 0), lower, upper)
+
+
+def _prepare(lines: LineList, departures: Departures | None, *, keep_helium: bool) -> dict[str, np.ndarray]:
     """The columns `add_lines` wants; without the helium lines that have Stark tables, unless they are kept."""
     gamma_rad, gamma_stark, gamma_vdw = default_damping(lines, ionization_energy)
     kept = (lines.ion <= N_STAGES) & (lines.z <= len(SYMBOLS)) & (lines.z > 1)
@@ -129,6 +157,9 @@ def _prepare(lines: LineList, *, keep_helium: bool) -> dict[str, np.ndarray]:
     position = (np.log10(lines.wavelength) - LOG_START) / LOG_STEP * SAMPLES + (SAMPLES - 1) / 2
     # Lines beyond the ends may still reach in.
     kept &= (position > -2000) & (position < N_FINE * SAMPLES + 2000)
+    lower = upper = np.zeros(len(lines.z), dtype=np.int64)
+    if departures is not None:
+        lower, upper = match_lines(departures.levels, lines.z, lines.ion, lines.elo, lines.elo + HC / lines.wavelength)
     columns = {
         "threshold_index": np.clip(np.searchsorted(coarse, lines.wavelength), 0, len(coarse) - 1),
         "position": position,
@@ -137,6 +168,8 @@ def _prepare(lines: LineList, *, keep_helium: bool) -> dict[str, np.ndarray]:
         "energy": lines.elo,
         "ion": (lines.z - 1) * N_STAGES + lines.ion - 1,
         "element": lines.z - 1,
+        "lower": lower,
+        "upper": upper,
         "gamma_rad": gamma_rad,
         "gamma_stark": gamma_stark,
         "gamma_vdw": gamma_vdw,
@@ -170,27 +203,49 @@ def _hydrogen_grid() -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
 
 
 def _spectrum(
-    state: State, column: np.ndarray, vmic: float, lines: dict[str, np.ndarray], stark: tuple[StarkLine, ...]
+    state: State,
+    column: np.ndarray,
+    vmic: float,
+    lines: dict[str, np.ndarray],
+    stark: tuple[StarkLine, ...],
+    departure: np.ndarray | None,
+    levels: "_Levels",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Emergent flux and continuum [erg/s/cm²/Å] at `sample_wavelength`."""
+    """Emergent flux, (1 or 2, n), and continuum, (n,), [erg/s/cm²/Å] at `sample_wavelength`.
+
+    ``departure`` as `Departures.interpolate` has it; if there is one the second flux is out of LTE.
+    """
     coarse, (index, fraction) = _coarse_grid()
     (low, high), (hydrogen_index, hydrogen_fraction) = _hydrogen_grid()
     temperature, density = state.temperature, state.density
+    n_set = 1 if departure is None else 3
     absorption = opacity.absorption(coarse, state, dissolved=True) / density
     scattering = opacity.scattering(coarse, state) / density
     source = planck(coarse, temperature)
     factor, surface = _factors(coarse, absorption, scattering, source, column)
 
-    hydrogen_lines = hydrogen.line_absorption(low, high, state, vmic).T / density
+    extra_absorption = np.zeros_like(absorption)
+    of_levels = None if departure is None else departure[levels.hydrogen]
+    if departure is not None:
+        # Emission of the continuum comes from free electrons and stays as in LTE.
+        extra_absorption += (
+            hydrogen.bound_free(1e8 * C_CGS / coarse, 1, state, dissolved=True, weights=of_levels - 1) / density
+        )
+    hydrogen_lines = hydrogen.line_absorption(low, high, state, vmic, of_levels).transpose(0, 2, 1) / density
     nodes = hydrogen.line_nodes(low, high)
-    hydrogen_lines *= 1 - np.exp(-H_ERG * C_CGS * 1e8 / (nodes[:, None] * K_ERG * temperature))
+    induced = np.exp(-H_ERG * C_CGS * 1e8 / (nodes[:, None] * K_ERG * temperature))
+    if departure is not None:
+        lte, below, above = hydrogen_lines
+        hydrogen_lines[1:] = below - above * induced - lte * (1 - induced), (above - lte) * (1 - induced)
+    hydrogen_lines[0] *= 1 - induced
 
-    metal_lines = np.zeros((len(temperature), len(index)))
+    metal_lines = np.zeros((n_set, len(temperature), len(index)))
     masses = MASSES * ATOMIC_MASS
     doppler = np.sqrt(2 * K_ERG * temperature / masses[:, None] + (vmic * 1e5) ** 2) / C_CGS
     perturbers = (state.hydrogen + 0.42 * state.ions[1, 0]) * (temperature / 1e4) ** 0.3
     add_lines(
         metal_lines,
+        np.ones((1, len(temperature))) if departure is None else departure,
         _THRESHOLD * absorption,
         **lines,
         ln_step=np.log(10) * LOG_STEP / SAMPLES,
@@ -200,14 +255,16 @@ def _spectrum(
         electrons=state.electron_density,
         perturbers=perturbers,
     )
-    for line in stark:
-        _add_helium(metal_lines, line, state, vmic, absorption[np.searchsorted(coarse, line.wavelength)])
+    for i, line in enumerate(stark):
+        pair = None if departure is None else departure[[levels.lower[i], levels.upper[i]]]
+        _add_helium(metal_lines, line, state, vmic, absorption[np.searchsorted(coarse, line.wavelength)], pair)
     flux = emergent_flux(
         metal_lines,
         np.ascontiguousarray(hydrogen_lines),
         hydrogen_index,
         hydrogen_fraction,
         absorption,
+        extra_absorption,
         scattering,
         source,
         factor,
@@ -222,26 +279,31 @@ def _spectrum(
         np.minimum(np.arange(len(coarse)), len(coarse) - 2),
         (np.arange(len(coarse)) == len(coarse) - 1) * 1.0,
     )
-    none = np.zeros((2, len(temperature)))
     continuum = emergent_flux(
-        np.zeros((len(temperature), len(coarse))),
-        none,
+        np.zeros((1, len(temperature), len(coarse))),
+        np.zeros((1, 2, len(temperature))),
         np.zeros(len(coarse), dtype=np.int64),
         np.zeros(len(coarse)),
         edged,
+        np.zeros_like(edged),
         scattering,
         source,
         factor,
         surface,
         *everywhere,
         column,
-    )
+    )[0]
     continuum = continuum[index] + fraction * (continuum[index + 1] - continuum[index])
     return np.pi * flux, np.pi * continuum
 
 
-def _add_helium(lines: np.ndarray, line: StarkLine, state: State, vmic: float, absorption: np.ndarray) -> None:
-    """Add a helium line that has a Stark table to the opacity of lines (n_layer, n_wavelength) [cm²/g]."""
+def _add_helium(
+    lines: np.ndarray, line: StarkLine, state: State, vmic: float, absorption: np.ndarray, departure: np.ndarray | None
+) -> None:
+    """Add a helium line that has a Stark table to the opacity of lines (n_set, n_layer, n_wavelength) [cm²/g].
+
+    ``departure`` has the coefficients of its lower and of its upper level.
+    """
     temperature = state.temperature
     frequency = C_CGS * 1e8 / line.wavelength
     number = state.ions[1, line.ion - 1] * line.g_lower * np.exp(-line.elo_ev / (K_EV * temperature))
@@ -250,9 +312,13 @@ def _add_helium(lines: np.ndarray, line: StarkLine, state: State, vmic: float, a
     if line.ion == 2:
         amplitude *= hydrogen.occupation(float(line.upper), 2, state)
     doppler = np.sqrt(2 * K_ERG * temperature / (MASSES[1] * ATOMIC_MASS) + (vmic * 1e5) ** 2)
+    factors = None
+    if departure is not None:
+        (below, above), induced = departure, 1 - stimulated
+        factors = np.stack([np.ones_like(below), (below - above * induced) / stimulated - 1, above - 1])
     # In the engine's order the wavelengths of a layer lie together.
     add_helium_line(
-        lines.T,
+        lines.transpose(0, 2, 1),
         sample_wavelength(),
         amplitude,
         np.log10(state.electron_density),
@@ -260,6 +326,7 @@ def _add_helium(lines: np.ndarray, line: StarkLine, state: State, vmic: float, a
         doppler,
         line,
         1e-4 * absorption,
+        factors,
     )
 
 

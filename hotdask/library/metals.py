@@ -63,6 +63,7 @@ def voigt(a: float, v: float) -> float:
 @njit(cache=True, fastmath=True)
 def add_lines(
     opacity,
+    departure,
     threshold,
     threshold_index,
     position,
@@ -72,6 +73,8 @@ def add_lines(
     energy,
     ion,
     element,
+    lower,
+    upper,
     gamma_rad,
     gamma_stark,
     gamma_vdw,
@@ -85,8 +88,11 @@ def add_lines(
 
     Parameters
     ----------
-    opacity : (n_layer, n_wavelength) float64
-        [cm²/g], even in ln λ.
+    opacity : (n_set, n_layer, n_wavelength) float64
+        [cm²/g], even in ln λ: in LTE, and in two more sets, if there are any, what absorption and emission over the
+        Planck function have beyond that.
+    departure : (n_level, n_layer) float64
+        Departure coefficients, the last row being ones.
     threshold : (n_coarse, n_layer) float64
         Opacity below which a line is not drawn [cm²/g]; line i looks at row ``threshold_index[i]``.
     position : (n_line,) float64
@@ -97,6 +103,8 @@ def add_lines(
         [Hz]; gf; lower level [eV].
     ion, element : (n_line,) int64
         Rows of ``population`` and ``doppler``.
+    lower, upper : (n_line,) int64
+        Rows of ``departure``.
     gamma_rad, gamma_stark, gamma_vdw : (n_line,) float64
         Damping [1/s], [1/s per electron/cm³], [1/s per perturber/cm³].
     population : (n_ion, n_layer) float64
@@ -107,8 +115,14 @@ def add_lines(
         [1/eV].
     electrons, perturbers : (n_layer,) float64
         [1/cm³]; perturbers weighted by their van der Waals strength and (T/10⁴ K)^0.3.
+
+    References
+    ----------
+    Mihalas 1978, Stellar Atmospheres, eqs 4-13 and 4-14: out of LTE absorption is (b_l − b_u e⁻ˣ)/(1 − e⁻ˣ) and
+    emission b_u times that of LTE, x = hν/kT.
     """
-    n_layer, n_pixel = opacity.shape
+    n_set, n_layer, n_pixel = opacity.shape
+    ones = len(departure) - 1
     for line in range(len(position)):
         populations, widths, cuts = population[ion[line]], doppler[element[line]], threshold[threshold_index[line]]
         # 0.02654 = π e²/mc [cm²/s], over √π; 4.135667696e-15 eV s = h.
@@ -127,21 +141,34 @@ def add_lines(
         for layer in range(n_layer):
             beta = inverse_kt[layer]
             peak = scale * populations[layer] / widths[layer] * math.exp(-energy[line] * beta)
-            peak *= 1 - math.exp(-4.135667696e-15 * frequency[line] * beta)
+            induced = math.exp(-4.135667696e-15 * frequency[line] * beta)
+            peak *= 1 - induced
             cut = cuts[layer]
             if peak < cut:
                 continue
+            departs = n_set == 3 and (lower[line] < ones or upper[line] < ones)
+            absorbed = emitted = 0.0
+            if departs:
+                below, above = departure[lower[line], layer], departure[upper[line], layer]
+                absorbed, emitted = (below - above * induced) / (1 - induced) - 1, above - 1
+                departs = abs(absorbed) > 1e-3 or abs(emitted) > 1e-3
             gamma = gamma_rad[line] + gamma_stark[line] * electrons[layer] + gamma_vdw[line] * perturbers[layer]
             a = gamma / (12.566370614 * widths[layer] * frequency[line])
             step = ln_step / widths[layer]
-            row = opacity[layer]
+            row = opacity[0, layer]
             for i in range(max(right, 0), n_pixel):
                 value = peak * voigt(a, (i - center) * step)
                 row[i] += value
+                if departs:
+                    opacity[1, layer, i] += value * absorbed
+                    opacity[2, layer, i] += value * emitted
                 if value < cut:
                     break
             for i in range(min(right - 1, n_pixel - 1), -1, -1):
                 value = peak * voigt(a, (center - i) * step)
                 row[i] += value
+                if departs:
+                    opacity[1, layer, i] += value * absorbed
+                    opacity[2, layer, i] += value * emitted
                 if value < cut:
                     break

@@ -36,12 +36,15 @@ class Synthesis:
         The same without lines.
     converged : bool
         False if the engine knows that its own criteria were not met.
+    flux_lte : (n,) float64 or None
+        Of an engine out of LTE, what it gives in LTE on the same structure.
     """
 
     wavelength: np.ndarray
     flux: np.ndarray
     continuum: np.ndarray | None = None
     converged: bool = True
+    flux_lte: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ K_EV = constants.k / constants.e
 ATOMIC_MASS = constants.atomic_mass * 1e3
 _E2 = constants.e**2 / (4 * np.pi * constants.epsilon_0) * 1e9
 """Charge squared [erg cm]."""
-_SAHA = 2 * (2 * np.pi * constants.m_e * constants.k / constants.h**2) ** 1.5 * 1e-6
+SAHA = 2 * (2 * np.pi * constants.m_e * constants.k / constants.h**2) ** 1.5 * 1e-6
 """2 (2πmk/h²)^1.5 [cm⁻³ K^-1.5]."""
 _NEGLIGIBLE = 1e-13
 """Elements rarer than this [N/N_tot] give no electrons worth counting."""
@@ -82,7 +82,7 @@ def solve_state(temperature: np.ndarray, pressure: np.ndarray, abundances: np.nd
     energy = np.stack([ionization_energy(z, np.full(n_element, stage)) for stage in range(1, N_STAGES)], axis=1)
     counted = abundances > _NEGLIGIBLE
     total = pressure / (K_ERG * temperature)
-    factor = _SAHA * temperature**1.5
+    factor = SAHA * temperature**1.5
 
     def fractions(electrons: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """(n, N_STAGES, n_layer) share of each ion of its element."""

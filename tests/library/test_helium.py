@@ -24,11 +24,11 @@ def profile(line, log_ne, kelvin, turbulence=0.0, offset=None):
 
 def opacity_of(line, *, log_ne=15.0, kelvin=2e4, amplitude=1.0, cutoff=0.0, step=0.02, reach=399.0):
     wavelength = line.wavelength + np.arange(-reach, reach, step)
-    out = np.zeros((len(wavelength), 1))
+    out = np.zeros((1, len(wavelength), 1))
     velocity = np.array([np.sqrt(THERMAL * kelvin)])
     layer = np.array([amplitude]), np.array([log_ne]), np.array([kelvin]), velocity
     add_helium_line(out, wavelength, *layer, line, np.array([cutoff]))
-    return wavelength, out[:, 0]
+    return wavelength, out[0, :, 0]
 
 
 @pytest.mark.parametrize("name", ["He I 4471", "He I 4026", "He I 4388", "He I 4922", "He II 3-4", "He II 4-8"])
@@ -189,11 +189,11 @@ def test_opacity_is_added_and_layers_do_not_mix():
     line = LINES["He II 4-9"]
     wavelength = 10 ** np.arange(np.log10(4500), np.log10(4600), 4e-6)
     layers = np.array([1.0, 0.0, 2.0]), np.array([12.0, 14.0, 16.0]), np.array([2e4, 3e4, 5e4]), np.full(3, 1.5e6)
-    together = np.ones((len(wavelength), 3))
-    add_helium_line(together, wavelength, *layers, line, np.zeros(3))
+    (together,) = sets = np.ones((1, len(wavelength), 3))
+    add_helium_line(sets, wavelength, *layers, line, np.zeros(3))
     for i in range(3):
-        alone = np.ones((len(wavelength), 1))
-        add_helium_line(alone, wavelength, *(a[i : i + 1] for a in layers), line, np.zeros(1))
+        (alone,) = sets = np.ones((1, len(wavelength), 1))
+        add_helium_line(sets, wavelength, *(a[i : i + 1] for a in layers), line, np.zeros(1))
         np.testing.assert_allclose(together[:, i], alone[:, 0], rtol=1e-12)
 
 

@@ -175,7 +175,7 @@ def test_a_line_absorbs_what_its_strength_says(lower, upper, half, kelvin):
     state = gas(kelvin, 1e12)
     center = 1e8 / RYDBERG_H / (1 / lower**2 - 1 / upper**2)
     low, high = max(center - half, 3725.0), min(center + half, 9040.0)
-    nodes, absorbed = line_nodes(low, high), line_absorption(low, high, state, 2.0)[0]
+    nodes, absorbed = line_nodes(low, high), line_absorption(low, high, state, 2.0)[0, 0]
     area = -np.trapezoid(absorbed, C / nodes)
     expected = CLASSICAL * oscillator_strength(lower, upper) * level_population(float(lower), 1, state)[0]
     # Trapezoids through a Gaussian core on these nodes, and the farthest wings.
@@ -187,7 +187,7 @@ def test_cores_are_doppler_profiles(kelvin, vmic):
     state = gas(kelvin, 1e10)
     center = hydrogen._vacuum(2, 3)
     nodes = line_nodes(6500.0, 6630.0)
-    absorbed = line_absorption(6500.0, 6630.0, state, vmic)[0]
+    absorbed = line_absorption(6500.0, 6630.0, state, vmic)[0, 0]
     half = np.interp(0.5 * absorbed.max(), absorbed[nodes > center][::-1], nodes[nodes > center][::-1]) - center
     doppler = np.sqrt(2 * constants.k * kelvin / (1.00784 * constants.atomic_mass) + (1e3 * vmic) ** 2)
     # Hα's fine structure is not resolved; the tables' first temperatures are those of the gas.
@@ -197,7 +197,7 @@ def test_cores_are_doppler_profiles(kelvin, vmic):
 def test_lines_are_resolved_to_high_levels_in_thin_gas_only():
     def contrast(n, state):
         centers = [1e8 / RYDBERG_H / (1 / 9 - 1 / k**2) for k in (n, n + 1)]
-        at = np.interp([centers[0], sum(centers) / 2], nodes, line_absorption(8100.0, 8700.0, state, 2.0)[0])
+        at = np.interp([centers[0], sum(centers) / 2], nodes, line_absorption(8100.0, 8700.0, state, 2.0)[0, 0])
         return at[0] / max(at[1], 1e-99)
 
     nodes = line_nodes(8100.0, 8700.0)
@@ -218,7 +218,7 @@ def test_lines_run_into_the_continuum(kelvin, pressure):
     state = star(kelvin, pressure)
     limit = 9e8 / RYDBERG_H
     nodes = line_nodes(7900.0, 9045.0)
-    lines = line_absorption(7900.0, 9045.0, state, 2.0)[0]
+    lines = line_absorption(7900.0, 9045.0, state, 2.0)[0, 0]
     continuum = bound_free(C / nodes, 1, state, dissolved=True)[:, 0]
     beyond = bound_free(np.array([C / (limit + 0.01)]), 1, state, dissolved=False)[0, 0]
     others = np.where(

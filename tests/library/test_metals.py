@@ -53,6 +53,9 @@ def inputs(rng, n=6, cut=1e-12):
         "energy": rng.uniform(0, 8, n),
         "ion": rng.integers(0, 3, n),
         "element": rng.integers(0, 2, n),
+        "lower": np.zeros(n, dtype=np.int64),
+        "upper": np.zeros(n, dtype=np.int64),
+        "departure": np.ones((1, N_LAYER)),
         "gamma_rad": np.full(n, 1e8),
         "gamma_stark": np.full(n, 1e-6),
         "gamma_vdw": np.full(n, 1e-8),
@@ -84,9 +87,9 @@ def directly(p):
 
 def test_lines_are_the_sum_written_out():
     p = inputs(np.random.default_rng(1))
-    opacity = np.full((N_LAYER, N_PIXEL), 0.5)
+    opacity = np.full((1, N_LAYER, N_PIXEL), 0.5)
     add_lines(opacity, **p)
-    np.testing.assert_allclose(opacity - 0.5, directly(p), rtol=3e-3, atol=1e-9)
+    np.testing.assert_allclose(opacity[0] - 0.5, directly(p), rtol=3e-3, atol=1e-9)
 
 
 def test_wings_end_at_the_threshold():
@@ -96,8 +99,8 @@ def test_wings_end_at_the_threshold():
     exact = directly(p)
     cut = exact[:, 200] / 1e3
     p["threshold"] = np.tile(cut, (2, 1))
-    opacity = np.zeros((N_LAYER, N_PIXEL))
-    add_lines(opacity, **p)
+    (opacity,) = drawn_lines = np.zeros((1, N_LAYER, N_PIXEL))
+    add_lines(drawn_lines, **p)
     drawn = opacity > 0
     assert np.all(drawn[exact > 1.05 * cut[:, None]])
     # One pixel beyond at either end.
@@ -108,8 +111,8 @@ def test_wings_end_at_the_threshold():
 def test_faint_lines_are_not_drawn():
     p = inputs(np.random.default_rng(3))
     p["threshold"] = np.full((2, N_LAYER), 1.01 * directly(p).max() * 10)
-    opacity = np.zeros((N_LAYER, N_PIXEL))
-    add_lines(opacity, **p)
+    (opacity,) = drawn_lines = np.zeros((1, N_LAYER, N_PIXEL))
+    add_lines(drawn_lines, **p)
     assert not opacity.any()
 
 
@@ -119,7 +122,28 @@ def test_a_line_of_one_layer_only_is_drawn():
     peak = directly(p).max(axis=1)
     p["threshold"] = np.tile(np.where(np.arange(N_LAYER) == 3, peak * 1e-3, peak * 10), (2, 1))
     p["threshold"][:, 5] = peak[5] * 0.5
-    opacity = np.zeros((N_LAYER, N_PIXEL))
-    add_lines(opacity, **p)
+    (opacity,) = drawn_lines = np.zeros((1, N_LAYER, N_PIXEL))
+    add_lines(drawn_lines, **p)
     assert opacity[3].any()
     assert not opacity[8].any()
+
+
+def test_lines_out_of_lte():
+    """Absorption (b_l - b_u e^-x)/(1 - e^-x) and emission b_u times that of LTE; without coefficients as in LTE."""
+    rng = np.random.default_rng(5)
+    p = inputs(rng)
+    p["departure"] = np.concatenate([rng.uniform(0.3, 3, (4, N_LAYER)), np.ones((1, N_LAYER))])
+    p["lower"], p["upper"] = np.array([0, 1, 2, 4, 4, 0]), np.array([1, 3, 3, 4, 2, 4])
+    opacity = np.zeros((3, N_LAYER, N_PIXEL))
+    add_lines(opacity, **p)
+    absorbed, emitted = np.zeros((2, N_LAYER, N_PIXEL))
+    for i in range(len(p["position"])):
+        one = {name: values[i : i + 1] if np.shape(values)[:1] == (6,) else values for name, values in p.items()}
+        x = constants.h * p["frequency"][i] / constants.e * p["inverse_kt"]
+        below, above = p["departure"][p["lower"][i]], p["departure"][p["upper"][i]]
+        lte = directly(one)
+        absorbed += lte * ((below - above * np.exp(-x)) / (1 - np.exp(-x)))[:, None]
+        emitted += lte * above[:, None]
+    np.testing.assert_allclose(opacity[0], directly(p), rtol=3e-3, atol=1e-9)
+    np.testing.assert_allclose(opacity[0] + opacity[1], absorbed, rtol=4e-3, atol=1e-9)
+    np.testing.assert_allclose(opacity[0] + opacity[2], emitted, rtol=4e-3, atol=1e-9)

@@ -13,11 +13,11 @@ def flux(tau, thermal, planck, factor=None, surface=None):
     if factor is None:
         factor, surface = eddington_factors(tau, thermal, planck)
     n = len(tau)
-    twice = [np.tile(np.asarray(x, dtype=float), (2, 1)) for x in (thermal, 1 - thermal, planck, factor)]
+    twice = [np.tile(np.asarray(x, dtype=float), (2, 1)) for x in (thermal, 0 * tau, 1 - thermal, planck, factor)]
     first, start = np.zeros(1, dtype=np.int64), np.zeros(1)
     # Unit opacity, so that column mass is optical depth.
-    none = np.zeros((n, 1)), np.zeros((2, n))
-    return emergent_flux(*none, first, start, *twice, np.full(2, surface), first, start, np.asarray(tau))[0]
+    none = np.zeros((1, n, 1)), np.zeros((1, 2, n))
+    return emergent_flux(*none, first, start, *twice, np.full(2, surface), first, start, np.asarray(tau))[0, 0]
 
 
 def h_function_moments(albedo):
@@ -118,14 +118,14 @@ def test_factors_of_the_continuum_serve_where_lines_absorb():
     with_line = (thermal + strength) / (1 + strength)
     exact = flux(total, with_line, planck)
     n = len(tau)
-    twice = [np.tile(x, (2, 1)) for x in (thermal, 1 - thermal, planck, factor)]
+    twice = [np.tile(x, (2, 1)) for x in (thermal, 0 * tau, 1 - thermal, planck, factor)]
     first, start = np.zeros(1, dtype=np.int64), np.zeros(1)
-    lines = np.full((n, 1), strength)
-    got = emergent_flux(lines, np.zeros((2, n)), first, start, *twice, np.full(2, surface), first, start, tau)[0]
+    lines = np.full((1, n, 1), strength)
+    got = emergent_flux(lines, np.zeros((1, 2, n)), first, start, *twice, np.full(2, surface), first, start, tau)[0, 0]
     assert got == pytest.approx(exact, rel=0.01)
     by_hydrogen = emergent_flux(
-        np.zeros((n, 1)), np.full((2, n), strength), first, start, *twice, np.full(2, surface), first, start, tau
-    )[0]
+        np.zeros((1, n, 1)), np.full((1, 2, n), strength), first, start, *twice, np.full(2, surface), first, start, tau
+    )[0, 0]
     assert by_hydrogen == pytest.approx(got, rel=1e-12)
 
 
@@ -136,13 +136,36 @@ def test_wavelengths_are_interpolated():
     factor, surface = eddington_factors(TAU, one[0], planck[0])
     index, fraction = np.zeros(3, dtype=np.int64), np.array([0.0, 0.5, 1.0])
     out = emergent_flux(
-        np.zeros((n, 3)), 0 * one, index, fraction, one, 0 * one, planck, np.stack([factor, factor]),
+        np.zeros((1, n, 3)), 0 * one[None], index, fraction, one, 0 * one, 0 * one, planck, np.stack([factor, factor]),
         np.full(2, surface), index, fraction, TAU,
     )  # fmt: skip
-    np.testing.assert_allclose(out, [1, 2, 3], rtol=1e-6)
+    np.testing.assert_allclose(out[0], [1, 2, 3], rtol=1e-6)
 
 
 def test_an_atmosphere_that_lets_light_through():
     # The last layer passes light from below, where the source grows on.
     tau = np.geomspace(1e-4, 0.5, 40)
     assert flux(tau, np.ones(40), 1 + tau) == pytest.approx(1 + 2 / 3, rel=1e-3)
+
+
+@pytest.mark.parametrize("gain", [0.5, 1.0, 2.0])
+def test_a_source_out_of_lte_is_the_ratio_of_emission_to_absorption(gain):
+    """Lines alone, both twice as strong or half: another optical depth; emission alone: another source."""
+    n = len(TAU)
+    one, nothing = np.ones((2, n)), np.zeros((2, n))
+    planck = 1 + 1.5 * TAU
+    factor, surface = eddington_factors(TAU, one[0], planck)
+    tables = [1e-12 * one, nothing, nothing, np.stack([planck, planck]), np.stack([factor, factor])]
+    first, start = np.zeros(1, dtype=np.int64), np.zeros(1)
+    lines = np.ones((3, n, 1))
+
+    def both(absorbed, emitted):
+        lines[1], lines[2] = absorbed - 1, emitted - 1
+        hydrogen = np.zeros((3, 2, n))
+        return emergent_flux(lines, hydrogen, first, start, *tables, np.full(2, surface), first, start, TAU)[:, 0]
+
+    lte, stronger = both(gain, gain)
+    assert lte == pytest.approx(2.0, rel=1e-5)
+    assert stronger == pytest.approx(1 + 1 / gain, rel=1e-5)
+    assert both(1.0, gain)[1] == pytest.approx(2.0 * gain, rel=1e-5)
+    assert both(1.0, 1.0)[1] == both(1.0, 1.0)[0]
