@@ -21,7 +21,7 @@ COOLEST = 12000.0
 """Lowest Teff [K] at which models are added: cooler ones are partly convective."""
 STEP = 0.1
 """Between the log g of added models."""
-REACH = 1.0
+REACH = 1.2
 """How far models are added below the grid's own [dex in log g]."""
 EDDINGTON = 0.8
 """Largest ratio of radiative acceleration to gravity: ATLAS9's own models reach 0.79."""
