@@ -425,7 +425,7 @@ class CandidateSettings(_Section):
 
 _READER = {"medium", "unit", "columns", "skip", "continuum"}
 _ENGINES: dict[str, tuple[set[str], set[str]]] = {
-    "lte": ({"atmospheres", "lines"}, {"helium"}),
+    "lte": ({"atmospheres", "lines"}, {"helium", "extend"}),
     "function": ({"function"}, set()),
     "program": ({"command", "output", "medium"}, {"templates", "timeout", "converged", "log", "solar", *_READER}),
     "finished": ({"table", "medium"}, _READER),
@@ -441,6 +441,7 @@ class Engine(_Section):
     atmospheres: str | None = Field(None, description="lte: model atmospheres")
     lines: str | None = Field(None, description="lte: line list")
     helium: Literal["stark", "voigt"] = Field("stark", description="lte: profiles of helium lines")
+    extend: bool = Field(True, description="lte: structures of our own below the gravities of the atmospheres")
     function: str | None = Field(None, description="function: module:function, imported and run on every worker")
     command: tuple[str, ...] = Field((), description="program: the program and its arguments")
     templates: tuple[str, ...] = Field((), description="program: templates of its input files")

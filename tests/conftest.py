@@ -61,6 +61,12 @@ def synthesis() -> Path:
 
 
 @pytest.fixture(scope="session")
+def nlte() -> Path:
+    """Folder of the published NLTE model atmospheres."""
+    return _folder("nlte")
+
+
+@pytest.fixture(scope="session")
 def paper() -> str:
     """Text of the paper the method comes from."""
     return (_folder("paper") / "hotpayne.txt").read_text(encoding="utf-8")

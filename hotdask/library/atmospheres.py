@@ -130,6 +130,8 @@ class AtmosphereGrid:
         log10 of the quantities of `Atmosphere`.
     identity : str
         SHA-256 of the data, hexadecimal.
+    added : int
+        How many models, the last ones, were not read but added by `hotdask.library.hydrostatic.extend_grid`.
     """
 
     name: str
@@ -143,6 +145,7 @@ class AtmosphereGrid:
     log_electron_density: np.ndarray
     log_kappa_rosseland: np.ndarray
     identity: str
+    added: int = 0
 
     @functools.cached_property
     def _metallicities(self) -> np.ndarray:

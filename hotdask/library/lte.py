@@ -10,7 +10,7 @@ import numpy as np
 from hotdask import __version__
 from hotdask.errors import SynthesisError
 from hotdask.labels import INDEX
-from hotdask.library import hydrogen, opacity
+from hotdask.library import hydrogen, hydrostatic, opacity
 from hotdask.library.abundances import abundances
 from hotdask.library.atmospheres import AtmosphereGrid, read_atmospheres
 from hotdask.library.atoms import MASSES, N_STAGES, SYMBOLS, ionization_energy
@@ -64,6 +64,8 @@ class LteEngine:
         Files for `read_atmospheres` and `read_lines`.
     helium : {"stark", "voigt"}
         He I and He II lines from Stark tables, or as the list's Voigt profiles (as SYNTHE draws them).
+    extend : bool
+        Add structures below the lowest gravities of the atmospheres; see `hotdask.library.hydrostatic.extend_grid`.
 
     Raises
     ------
@@ -80,14 +82,17 @@ class LteEngine:
 
     name = "hotdask-lte"
 
-    def __init__(self, atmospheres: str, lines: str, helium: str = "stark", nlte: str = ""):
+    def __init__(
+        self, atmospheres: str, lines: str, helium: str = "stark", nlte: str | None = None, *, extend: bool = True
+    ):
         if helium not in ("stark", "voigt"):
             raise SynthesisError(f"helium lines are 'stark' or 'voigt', not {helium!r}")
-        self._grid: AtmosphereGrid = read_atmospheres(atmospheres)
+        read = read_atmospheres(atmospheres)
+        self._grid: AtmosphereGrid = hydrostatic.extend_grid(read) if extend else read
         self._list: LineList = read_lines(lines)
         self._helium = helium
         self._stark = stark_tables() if helium == "stark" else ()
-        self._departures = read_departures(nlte) if nlte else None
+        self._departures = None if nlte is None else read_departures(nlte)
         self._lines = _prepare(self._list, self._departures, keep_helium=not self._stark)
         self._levels = _find_levels(self._stark, self._departures)
 
@@ -97,7 +102,8 @@ class LteEngine:
             "engine": self.name,
             "version": __version__,
             "code": _code_hash(),
-            "atmospheres": {"name": self._grid.name, "sha256": self._grid.identity},
+            "atmospheres": {"name": self._grid.name, "sha256": self._grid.identity, "models": len(self._grid.teff)},
+            "atmospheres_added": hydrostatic.describe(self._grid),
             "lines": {"name": self._list.name, "sha256": self._list.identity},
             "helium": self._helium,
             "line_threshold": _THRESHOLD,

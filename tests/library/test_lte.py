@@ -236,6 +236,23 @@ def test_provenance_tells_engines_apart(engine, voigt_engine, synthesis):
     assert len(ours["lines"]["sha256"]) == len(ours["atmospheres"]["sha256"]) == 64
 
 
+def test_o_dwarfs_below_the_atmospheres(engine, synthesis):
+    """At 40000 K ATLAS9 ends at log g 4.5; Hγ narrows evenly across."""
+    bare = LteEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz", extend=False)
+    labels = np.stack([star(40000, logg=logg) for logg in (3.9, 4.2, 4.5, 4.8)])
+    assert engine.covers(labels).all()
+    assert bare.covers(labels).tolist() == [False, False, True, True]
+    assert (engine.provenance()["atmospheres_added"]["models"], bare.provenance()["atmospheres_added"]["models"]) == (
+        engine.provenance()["atmospheres"]["models"] - bare.provenance()["atmospheres"]["models"],
+        0,
+    )
+    np.testing.assert_array_equal(engine(labels[2]).flux, bare(labels[2]).flux)
+    widths = np.array([width(engine(label), 4270, 4420) for label in labels])
+    steps = np.diff(widths)
+    assert np.all(steps > 0)
+    assert steps.max() < 1.7 * steps.min()
+
+
 def test_unknown_helium_profiles(synthesis):
     with pytest.raises(SynthesisError, match="'stark' or 'voigt', not 'holtsmark'"):
         LteEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz", helium="holtsmark")
