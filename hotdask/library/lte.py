@@ -14,6 +14,7 @@ from hotdask.library.abundances import abundances
 from hotdask.library.atmospheres import AtmosphereGrid, read_atmospheres
 from hotdask.library.atoms import MASSES, N_STAGES, SYMBOLS, ionization_energy
 from hotdask.library.helium import add_helium_line, replaced_lines, stark_tables
+from hotdask.library.helium_profiles import read_helium_profiles
 from hotdask.library.linelist import LineList, default_damping, read_lines
 from hotdask.library.metals import add_lines
 from hotdask.library.spectra import LOG_START, LOG_STEP, N_FINE, Synthesis
@@ -62,13 +63,15 @@ class LteEngine:
         Files for `read_atmospheres` and `read_lines`.
     helium : {"stark", "voigt"}
         He I and He II lines from Stark tables, or as the list's Voigt profiles (as SYNTHE draws them).
+    helium_profiles : path, optional
+        File for `read_helium_profiles`: 26 multiplets of He I instead of the four of the installed tables.
 
     Raises
     ------
     InputError
         If a file is missing or damaged.
     SynthesisError
-        If the Stark tables are not installed.
+        If the Stark tables are not installed, or profiles are given that Voigt profiles would leave unused.
 
     Notes
     -----
@@ -78,14 +81,19 @@ class LteEngine:
 
     name = "hotdask-lte"
 
-    def __init__(self, atmospheres: str, lines: str, helium: str = "stark"):
+    def __init__(self, atmospheres: str, lines: str, helium: str = "stark", helium_profiles: str | None = None):
         if helium not in ("stark", "voigt"):
             raise SynthesisError(f"helium lines are 'stark' or 'voigt', not {helium!r}")
+        if helium == "voigt" and helium_profiles is not None:
+            raise SynthesisError("helium = 'voigt' has no use for helium_profiles; leave one of them out")
         self._grid: AtmosphereGrid = read_atmospheres(atmospheres)
         self._list: LineList = read_lines(lines)
         self._helium = helium
-        self._stark = stark_tables() if helium == "stark" else ()
-        self._lines = _prepare(self._list, keep_helium=not self._stark)
+        self._profiles = None if helium_profiles is None else read_helium_profiles(helium_profiles)
+        self._stark: tuple[StarkLine, ...] = stark_tables() if helium == "stark" else ()
+        if self._profiles is not None:
+            self._stark = (*self._profiles.lines, *(line for line in self._stark if line.ion == 2))
+        self._lines = _prepare(self._list, self._stark)
 
     def provenance(self) -> dict:
         """Version, data and their SHA-256, settings."""
@@ -96,6 +104,7 @@ class LteEngine:
             "atmospheres": {"name": self._grid.name, "sha256": self._grid.identity},
             "lines": {"name": self._list.name, "sha256": self._list.identity},
             "helium": self._helium,
+            "helium_profiles": self._profiles and {"name": self._profiles.name, "sha256": self._profiles.identity},
             "line_threshold": _THRESHOLD,
         }
 
@@ -119,12 +128,11 @@ class LteEngine:
         return Synthesis(sample_wavelength(), flux, continuum)
 
 
-def _prepare(lines: LineList, *, keep_helium: bool) -> dict[str, np.ndarray]:
-    """The columns `add_lines` wants; without the helium lines that have Stark tables, unless they are kept."""
+def _prepare(lines: LineList, stark: tuple[StarkLine, ...]) -> dict[str, np.ndarray]:
+    """The columns `add_lines` wants, without the lines that the Stark tables replace."""
     gamma_rad, gamma_stark, gamma_vdw = default_damping(lines, ionization_energy)
     kept = (lines.ion <= N_STAGES) & (lines.z <= len(SYMBOLS)) & (lines.z > 1)
-    if not keep_helium:
-        kept &= ~replaced_lines(lines.z, lines.ion, lines.wavelength)
+    kept &= ~replaced_lines(lines.z, lines.ion, lines.wavelength, stark)
     coarse, _ = _coarse_grid()
     position = (np.log10(lines.wavelength) - LOG_START) / LOG_STEP * SAMPLES + (SAMPLES - 1) / 2
     # Lines beyond the ends may still reach in.

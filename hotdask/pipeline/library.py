@@ -64,7 +64,7 @@ def make_engine(settings: config.Engine) -> Engine:
             except ModuleNotFoundError as error:
                 raise InputError(f"the LTE engine needs {error.name}: pip install 'hotdask[synthesis]'") from error
 
-            engine = LteEngine(settings.atmospheres, settings.lines, helium=settings.helium)
+            engine = LteEngine(settings.atmospheres, settings.lines, settings.helium, settings.helium_profiles)
             engine.name = settings.name or engine.name
             return engine
         case "function":
