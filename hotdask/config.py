@@ -425,7 +425,7 @@ class CandidateSettings(_Section):
 
 _READER = {"medium", "unit", "columns", "skip", "continuum"}
 _ENGINES: dict[str, tuple[set[str], set[str]]] = {
-    "lte": ({"atmospheres", "lines"}, {"helium", "extend"}),
+    "lte": ({"atmospheres", "lines"}, {"helium", "helium_profiles", "nlte", "extend"}),
     "function": ({"function"}, set()),
     "program": ({"command", "output", "medium"}, {"templates", "timeout", "converged", "log", "solar", *_READER}),
     "finished": ({"table", "medium"}, _READER),
@@ -441,7 +441,11 @@ class Engine(_Section):
     atmospheres: str | None = Field(None, description="lte: model atmospheres")
     lines: str | None = Field(None, description="lte: line list")
     helium: Literal["stark", "voigt"] = Field("stark", description="lte: profiles of helium lines")
+    nlte: str | None = Field(None, description="lte: populations out of LTE (BSTAR2006), for a second set of spectra")
     extend: bool = Field(True, description="lte: structures of our own below the gravities of the atmospheres")
+    helium_profiles: str | None = Field(
+        None, description="lte: Stark profiles of He I (Tremblay et al. 2026); default: of four lines, installed"
+    )
     function: str | None = Field(None, description="function: module:function, imported and run on every worker")
     command: tuple[str, ...] = Field((), description="program: the program and its arguments")
     templates: tuple[str, ...] = Field((), description="program: templates of its input files")
@@ -515,7 +519,9 @@ class LibrarySettings(_Section):
         """The same settings with paths that hold from any folder."""
         engine = {
             name: path and os.path.abspath(path)
-            for name, path in ((n, getattr(self.engine, n)) for n in ("atmospheres", "lines", "table"))
+            for name, path in (
+                (n, getattr(self.engine, n)) for n in ("atmospheres", "lines", "helium_profiles", "nlte", "table")
+            )
         }
         engine["templates"] = tuple(os.path.abspath(path) for path in self.engine.templates)
         isochrones = self.sampling.isochrones

@@ -16,6 +16,7 @@ from hotdask.library.atmospheres import AtmosphereGrid, read_atmospheres
 from hotdask.library.atoms import MASSES, N_STAGES, SYMBOLS, ionization_energy
 from hotdask.library.departures import Departures, match_lines, read_departures
 from hotdask.library.helium import add_helium_line, replaced_lines, stark_tables
+from hotdask.library.helium_profiles import read_helium_profiles
 from hotdask.library.linelist import HC, LineList, default_damping, read_lines
 from hotdask.library.metals import add_lines
 from hotdask.library.spectra import LOG_START, LOG_STEP, N_FINE, Synthesis
@@ -64,6 +65,10 @@ class LteEngine:
         Files for `read_atmospheres` and `read_lines`.
     helium : {"stark", "voigt"}
         He I and He II lines from Stark tables, or as the list's Voigt profiles (as SYNTHE draws them).
+    helium_profiles : path, optional
+        File for `read_helium_profiles`: 26 multiplets of He I instead of the four of the installed tables.
+    nlte : path, optional
+        File for `read_departures`: spectra are out of LTE, and have beside them those in LTE.
     extend : bool
         Add structures below the lowest gravities of the atmospheres; see `hotdask.library.hydrostatic.extend_grid`.
 
@@ -72,7 +77,7 @@ class LteEngine:
     InputError
         If a file is missing or damaged.
     SynthesisError
-        If the Stark tables are not installed.
+        If the Stark tables are not installed, or profiles are given that Voigt profiles would leave unused.
 
     Notes
     -----
@@ -83,17 +88,29 @@ class LteEngine:
     name = "hotdask-lte"
 
     def __init__(
-        self, atmospheres: str, lines: str, helium: str = "stark", nlte: str | None = None, *, extend: bool = True
+        self,
+        atmospheres: str,
+        lines: str,
+        *,
+        helium: str = "stark",
+        helium_profiles: str | None = None,
+        nlte: str | None = None,
+        extend: bool = True,
     ):
         if helium not in ("stark", "voigt"):
             raise SynthesisError(f"helium lines are 'stark' or 'voigt', not {helium!r}")
+        if helium == "voigt" and helium_profiles is not None:
+            raise SynthesisError("helium = 'voigt' has no use for helium_profiles; leave one of them out")
         read = read_atmospheres(atmospheres)
         self._grid: AtmosphereGrid = hydrostatic.extend_grid(read) if extend else read
         self._list: LineList = read_lines(lines)
         self._helium = helium
-        self._stark = stark_tables() if helium == "stark" else ()
+        self._profiles = None if helium_profiles is None else read_helium_profiles(helium_profiles)
+        self._stark: tuple[StarkLine, ...] = stark_tables() if helium == "stark" else ()
+        if self._profiles is not None:
+            self._stark = (*self._profiles.lines, *(line for line in self._stark if line.ion == 2))
         self._departures = None if nlte is None else read_departures(nlte)
-        self._lines = _prepare(self._list, self._departures, keep_helium=not self._stark)
+        self._lines = _prepare(self._list, self._departures, self._stark)
         self._levels = _find_levels(self._stark, self._departures)
 
     def provenance(self) -> dict:
@@ -106,6 +123,8 @@ class LteEngine:
             "atmospheres_added": hydrostatic.describe(self._grid),
             "lines": {"name": self._list.name, "sha256": self._list.identity},
             "helium": self._helium,
+            "helium_profiles": self._profiles and {"name": self._profiles.name, "sha256": self._profiles.identity},
+            "nlte": self._departures and {"name": self._departures.name, "sha256": self._departures.identity},
             "line_threshold": _THRESHOLD,
         }
 
@@ -153,12 +172,11 @@ def _find_levels(stark: tuple[StarkLine, ...], departures: Departures | None) ->
     return _Levels(departures.levels.of(1, 0), lower, upper)
 
 
-def _prepare(lines: LineList, departures: Departures | None, *, keep_helium: bool) -> dict[str, np.ndarray]:
-    """The columns `add_lines` wants; without the helium lines that have Stark tables, unless they are kept."""
+def _prepare(lines: LineList, departures: Departures | None, stark: tuple[StarkLine, ...]) -> dict[str, np.ndarray]:
+    """The columns `add_lines` wants, without the lines that the Stark tables replace."""
     gamma_rad, gamma_stark, gamma_vdw = default_damping(lines, ionization_energy)
     kept = (lines.ion <= N_STAGES) & (lines.z <= len(SYMBOLS)) & (lines.z > 1)
-    if not keep_helium:
-        kept &= ~replaced_lines(lines.z, lines.ion, lines.wavelength)
+    kept &= ~replaced_lines(lines.z, lines.ion, lines.wavelength, stark)
     coarse, _ = _coarse_grid()
     position = (np.log10(lines.wavelength) - LOG_START) / LOG_STEP * SAMPLES + (SAMPLES - 1) / 2
     # Lines beyond the ends may still reach in.

@@ -20,6 +20,7 @@ Schöning & Butler 1989, A&AS 78, 51 (He II).
 
 import functools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from scipy.special import erf, voigt_profile
 from hotdask.errors import SynthesisError
 from hotdask.library.atoms import MASSES, data_folder
 from hotdask.library.hydrogen import oscillator_strength
+from hotdask.library.linelist import HC
 from hotdask.windows import air_to_vacuum
 
 LOG_NE_START, LOG_NE_STEP, N_NE = 9.0, 0.25, 37
@@ -41,14 +43,16 @@ THERMAL = 2 * constants.k / (MASSES[1] * constants.atomic_mass) * 1e4
 """Squared thermal velocity of helium over temperature [cm²/s²/K]."""
 _C_ANGSTROM = constants.c * 1e10
 _CORE_STEP = 0.02
+_NEAR = 0.15
+"""Lines of a list this far from a multiplet are its own [Å]; another begins 0.33 Å from 2 3P - 7 3D."""
 
-# NIST Atomic Spectra Database: air wavelength of the strongest group [Å], lower level [eV], its weight, total gf, and
-# (weight, offset [Å]) of the multiplet's two groups. The tables count offsets from that wavelength.
+# NIST Atomic Spectra Database: air wavelength of the strongest group [Å], terms, lower level [eV], its weight, total
+# gf, and (weight, offset [Å]) of the multiplet's two groups. The tables count offsets from that wavelength.
 _HE1 = {
-    "4471.500": ("He I 4471", 4471.480, 20.964, 9, 1.105, ((8 / 9, 0.0), (1 / 9, 0.203))),
-    "4026.189": ("He I 4026", 4026.190, 20.964, 9, 0.4230, ((8 / 9, 0.0), (1 / 9, 0.168))),
-    "4387.930": ("He I 4388", 4387.929, 21.218, 3, 0.1297, ((1.0, 0.0),)),
-    "4921.930": ("He I 4922", 4921.931, 21.218, 3, 0.3607, ((1.0, 0.0),)),
+    "4471.500": ("He I 4471", 4471.480, ("2 3P", "4 3D"), 20.964, 9, 1.105, ((8 / 9, 0.0), (1 / 9, 0.203))),
+    "4026.189": ("He I 4026", 4026.190, ("2 3P", "5 3D"), 20.964, 9, 0.4230, ((8 / 9, 0.0), (1 / 9, 0.168))),
+    "4387.930": ("He I 4388", 4387.929, ("2 1P", "5 1D"), 21.218, 3, 0.1297, ((1.0, 0.0),)),
+    "4921.930": ("He I 4922", 4921.931, ("2 1P", "4 1D"), 21.218, 3, 0.3607, ((1.0, 0.0),)),
 }
 # Air wavelength [Å] averaged over the fine structure, which hydrogenic formulae do not have.
 _HE2 = {
@@ -77,10 +81,14 @@ class StarkLine:
         1 for He I, 2 for He II.
     wavelength : float
         Vacuum wavelength [Å] from which offsets count.
-    elo_ev : float
-        Energy of the lower level above the ion's ground state [eV].
+    elo_ev, eup_ev : float
+        Energies of the lower and the upper level above the ion's ground state [eV].
+    terms : (str, str)
+        Lower and upper level: "2 3P" is a triplet, "2 1P" a singlet; of He II the principal quantum numbers.
     g_lower, f : float
         Statistical weight of the lower level, absorption oscillator strength, of the whole multiplet.
+    groups : tuple of (float, float)
+        Weight and offset [Å] of the groups of fine-structure components that the profiles hold.
     offset : (n_offset,) float64
         Offsets from the line center [Å], increasing; evenly spaced from `core_start` to `core_stop`.
     core_start, core_stop : int
@@ -96,8 +104,11 @@ class StarkLine:
     ion: int
     wavelength: float
     elo_ev: float
+    eup_ev: float
+    terms: tuple[str, str]
     g_lower: float
     f: float
+    groups: tuple[tuple[float, float], ...]
     offset: np.ndarray
     core_start: int
     core_stop: int
@@ -107,7 +118,7 @@ class StarkLine:
     @property
     def upper(self) -> int:
         """Principal quantum number of the upper level, of a He II line."""
-        return int(self.name.rsplit("-", 1)[1])
+        return int(self.terms[1])
 
 
 @functools.cache
@@ -142,8 +153,10 @@ def stark_tables(folder: Path | None = None) -> tuple[StarkLine, ...]:
     return tuple(lines)
 
 
-def replaced_lines(z: np.ndarray, ion: np.ndarray, wavelength: np.ndarray) -> np.ndarray:
-    """Which lines of a list the tables replace, (n_line,) bool: every component of the fifteen multiplets.
+def replaced_lines(
+    z: np.ndarray, ion: np.ndarray, wavelength: np.ndarray, tables: Sequence[StarkLine] | None = None
+) -> np.ndarray:
+    """Which lines of a list tables replace, (n_line,) bool: every component of their multiplets.
 
     Parameters
     ----------
@@ -151,6 +164,8 @@ def replaced_lines(z: np.ndarray, ion: np.ndarray, wavelength: np.ndarray) -> np
         Atomic number; 1 = neutral.
     wavelength : (n_line,) float64
         Vacuum [Å].
+    tables : sequence of StarkLine, optional
+        `stark_tables` if None.
 
     Examples
     --------
@@ -159,8 +174,9 @@ def replaced_lines(z: np.ndarray, ion: np.ndarray, wavelength: np.ndarray) -> np
     """
     z, ion, wavelength = np.asarray(z), np.asarray(ion), np.asarray(wavelength)
     out = np.zeros(len(wavelength), dtype=bool)
-    for line in stark_tables():
-        out |= (z == 2) & (ion == line.ion) & (np.abs(wavelength - line.wavelength) < 0.3)
+    for line in stark_tables() if tables is None else tables:
+        offset, span = wavelength - line.wavelength, max(shift for _, shift in line.groups)
+        out |= (z == 2) & (ion == line.ion) & (offset > -_NEAR) & (offset < span + _NEAR)
     return out
 
 
@@ -181,21 +197,38 @@ def _parse_he1(text: str) -> list[StarkLine]:
         raise ValueError(f"lines {sorted(rows)} instead of {sorted(_HE1)}")
     lines = []
     for key, tables in rows.items():
-        name, air, energy, weight, gf, groups = _HE1[key]
+        name, air, terms, energy, weight, gf, groups = _HE1[key]
         wavelength = float(air_to_vacuum(air))
         nodes = np.unique(np.concatenate([table[:, 0] for _, table in tables]))
-        offset, core = _offsets(nodes, -3.0, 2.4, _CORE_STEP)
+        offset, core = offset_grid(nodes, -3.0, 2.4, _CORE_STEP)
         log_ne = np.array([density for density, _ in tables])
         profile = np.array([_resample(table[:, 0], table[:, 1:].T, offset) for _, table in tables])
         for i in range(len(tables) - 2, -1, -1):
             ratio = 10 ** (log_ne[i] - log_ne[i + 1])
-            _continue_wings(profile[i], profile[i + 1] * ratio, offset, tables[i][1][:, 0])
+            _denser_wings(profile[i], profile[i + 1] * ratio, offset, tables[i][1][:, 0])
         if key == _WRONG_HOT[0]:
             wrong = int(np.flatnonzero(np.abs(log_ne - _WRONG_HOT[1]) < 0.01)[0])
             sigma = np.sqrt((temperature[3] - temperature[2]) * THERMAL) / (constants.c * 100) * wavelength
             profile[wrong, 3] = profile[wrong, 2] @ _kernel(offset, sigma, gaussian=True)
-        grid = _onto_grid(log_ne, temperature, profile, offset, wavelength, groups)
-        lines.append(StarkLine(name, 1, wavelength, energy, weight, gf / weight, offset, *core, temperature, grid))
+        grid = onto_grid(log_ne, temperature, profile, offset, wavelength, groups)
+        lines.append(
+            StarkLine(
+                name=name,
+                ion=1,
+                wavelength=wavelength,
+                elo_ev=energy,
+                eup_ev=energy + HC / wavelength,
+                terms=terms,
+                g_lower=weight,
+                f=gf / weight,
+                groups=groups,
+                offset=offset,
+                core_start=core[0],
+                core_stop=core[1],
+                temperature=temperature,
+                log_profile=grid,
+            )
+        )
     return lines
 
 
@@ -220,30 +253,33 @@ def _parse_he2(text: str) -> list[StarkLine]:
         table = 10 ** values.reshape(len(log_ne), len(log_t), len(nodes)) * _C_ANGSTROM / wavelength**2
         x = np.concatenate([-nodes[:0:-1], nodes])
         scale = wavelength / 4500
-        offset, core = _offsets(x, -2.4 * scale, 2.4 * scale, _CORE_STEP * scale)
+        offset, core = offset_grid(x, -2.4 * scale, 2.4 * scale, _CORE_STEP * scale)
         profile = np.array([_resample(x, np.concatenate([t[:, :0:-1], t], axis=1), offset) for t in table])
         temperature = 10**log_t
-        grid = _onto_grid(log_ne, temperature, profile, offset, wavelength, ((1.0, 0.0),))
-        f = oscillator_strength(lower, upper)
+        groups = ((1.0, 0.0),)
         lines.append(
             StarkLine(
-                f"He II {lower}-{upper}",
-                2,
-                wavelength,
-                _HE2_ENERGY[lower],
-                2 * lower**2,
-                f,
-                offset,
-                *core,
-                temperature,
-                grid,
+                name=f"He II {lower}-{upper}",
+                ion=2,
+                wavelength=wavelength,
+                elo_ev=_HE2_ENERGY[lower],
+                eup_ev=_HE2_ENERGY[lower] + HC / wavelength,
+                terms=(str(lower), str(upper)),
+                g_lower=2 * lower**2,
+                f=oscillator_strength(lower, upper),
+                groups=groups,
+                offset=offset,
+                core_start=core[0],
+                core_stop=core[1],
+                temperature=temperature,
+                log_profile=onto_grid(log_ne, temperature, profile, offset, wavelength, groups),
             )
         )
     return lines
 
 
-def _offsets(nodes: np.ndarray, low: float, high: float, step: float) -> tuple[np.ndarray, tuple[int, int]]:
-    """Even offsets from low to high, beyond them the tables' own and more out to `REACH`; ends of the even part."""
+def offset_grid(nodes: np.ndarray, low: float, high: float, step: float) -> tuple[np.ndarray, tuple[int, int]]:
+    """Even offsets from low to high, beyond them a table's own and more out to `REACH`; ends of the even part."""
     core = np.arange(round(low / step), round(high / step) + 1) * step
     outer = [nodes]
     for end in (core[0], core[-1]):
@@ -267,14 +303,39 @@ def _resample(x: np.ndarray, profile: np.ndarray, offset: np.ndarray) -> np.ndar
     """Profiles (n, len(x)) at other offsets, power laws beyond the table, (n, len(offset))."""
     log = np.log(profile)
     out = Akima1DInterpolator(x, log, axis=1, method="makima")(np.clip(offset, x[0], x[-1]))
-    for end, inner, beyond in ((0, 1, offset < x[0]), (-1, -2, offset > x[-1])):
-        slope = (log[:, end] - log[:, inner]) / np.log(x[end] / x[inner])
-        slope = np.clip(slope, -2.5, -2.2)
-        out[:, beyond] = log[:, end, None] + slope[:, None] * np.log(offset[beyond] / x[end])
-    return np.exp(out)
+    out = np.exp(out)
+    for side, beyond in ((slice(0, 2), offset < x[0]), (slice(-1, -3, -1), offset > x[-1])):
+        out[:, beyond] = continue_wings(x[side], profile[:, side], offset[beyond])
+    return out
 
 
-def _continue_wings(profile: np.ndarray, denser: np.ndarray, offset: np.ndarray, table: np.ndarray) -> None:
+def continue_wings(x: np.ndarray, profile: np.ndarray, offset: np.ndarray) -> np.ndarray:
+    """Power laws through the last value of profiles and the one before, at offsets beyond.
+
+    Parameters
+    ----------
+    x : (2,) float64
+        The last offset of a table and the one before [Å], on one side of the center.
+    profile : (n, 2) float64
+        Profiles there.
+    offset : (n_beyond,) float64
+        Farther on the same side [Å].
+
+    Returns
+    -------
+    (n, n_beyond) float64
+        The slope is between -2.5 (quasi-static) and -2.2 (-2 is impact broadening alone).
+
+    Examples
+    --------
+    >>> continue_wings(np.array([2.0, 1.0]), np.array([[1.0, 8.0]]), np.array([8.0])).tolist()
+    [[0.03125]]
+    """
+    slope = np.clip(np.log(profile[:, 0] / profile[:, 1]) / np.log(x[0] / x[1]), -2.5, -2.2)
+    return profile[:, :1] * (offset / x[0]) ** slope[:, None]
+
+
+def _denser_wings(profile: np.ndarray, denser: np.ndarray, offset: np.ndarray, table: np.ndarray) -> None:
     """Give profiles (n, n_offset) the wings of the next denser table, scaled with density, beyond their own; in place.
 
     Sparse tables end close to the center, some on a forbidden component, where their own slope says nothing.
@@ -315,7 +376,7 @@ def _half_width(offset: np.ndarray, profile: np.ndarray) -> np.ndarray:
     return (offset[last] - offset[above.argmax(axis=1)]) / 2
 
 
-def _onto_grid(log_ne, temperature, profile, offset, wavelength, groups) -> np.ndarray:
+def onto_grid(log_ne, temperature, profile, offset, wavelength, groups) -> np.ndarray:
     """Profiles (n_table, n_temperature, n_offset) per Å continued over all densities; `StarkLine.log_profile`."""
     profile = profile / _area(offset, profile)[..., None]
     grid = LOG_NE_START + LOG_NE_STEP * np.arange(N_NE)
@@ -326,9 +387,9 @@ def _onto_grid(log_ne, temperature, profile, offset, wavelength, groups) -> np.n
     for t, kelvin in enumerate(temperature):
         sigma = np.sqrt(kelvin * THERMAL / 2) / (constants.c * 100) * wavelength
         damping = _matched_damping(profile[0, t], sigma, offset, groups)
-        rest = profile[0, t] - _voigt(offset, sigma, damping, groups)
+        rest = profile[0, t] - voigt_multiplet(offset, sigma, damping, groups)
         for i, ratio in enumerate(10 ** (below - log_ne[0])):
-            sparse[i, t] = _voigt(offset, sigma, damping * ratio, groups) + ratio * rest
+            sparse[i, t] = voigt_multiplet(offset, sigma, damping * ratio, groups) + ratio * rest
         for i, ratio in enumerate(10 ** (above - log_ne[-1])):
             dense[i, t] = profile[-1, t] @ _kernel(offset, widths[t] * (ratio ** (2 / 3) - 1), gaussian=False)
     densities = np.concatenate([below, log_ne, above])
@@ -338,7 +399,7 @@ def _onto_grid(log_ne, temperature, profile, offset, wavelength, groups) -> np.n
     return np.ascontiguousarray(log + np.log(wavelength**2 / _C_ANGSTROM) + 0.5 * np.log(temperature)[None, :, None])
 
 
-def _voigt(offset: np.ndarray, sigma: float, damping: float, groups) -> np.ndarray:
+def voigt_multiplet(offset: np.ndarray, sigma: float, damping: float, groups) -> np.ndarray:
     """Voigt profile per Å of all groups of a multiplet."""
     return sum(weight * voigt_profile(offset - shift, sigma, damping) for weight, shift in groups)
 
@@ -349,5 +410,5 @@ def _matched_damping(profile: np.ndarray, sigma: float, offset: np.ndarray, grou
     low, high = 0.0, 20 * sigma
     for _ in range(40):
         middle = (low + high) / 2
-        low, high = (middle, high) if _voigt(offset, sigma, middle, groups).max() > peak else (low, middle)
+        low, high = (middle, high) if voigt_multiplet(offset, sigma, middle, groups).max() > peak else (low, middle)
     return low

@@ -64,7 +64,14 @@ def make_engine(settings: config.Engine) -> Engine:
             except ModuleNotFoundError as error:
                 raise InputError(f"the LTE engine needs {error.name}: pip install 'hotdask[synthesis]'") from error
 
-            engine = LteEngine(settings.atmospheres, settings.lines, helium=settings.helium, extend=settings.extend)
+            engine = LteEngine(
+                settings.atmospheres,
+                settings.lines,
+                helium=settings.helium,
+                helium_profiles=settings.helium_profiles,
+                nlte=settings.nlte,
+                extend=settings.extend,
+            )
             engine.name = settings.name or engine.name
             return engine
         case "function":
