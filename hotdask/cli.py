@@ -236,6 +236,7 @@ def check_library(store, page) -> None:
 @main.command()
 @click.argument("library", type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="Emulator file to write (.safetensors).")
+@click.option("--lte", is_flag=True, help="Learn from the spectra in LTE that lie beside those out of LTE.")
 @click.option("--architecture", type=click.Choice(["lowrank", "perpixel"]), default="lowrank", help="Network.")
 @click.option("--passes", type=int, help="Passes over the drawn spectra, at most.")
 @click.option("--draws", type=int, help="Spectra drawn of each synthesis.")
@@ -249,7 +250,7 @@ def check_library(store, page) -> None:
 @click.option("--checkpoint", type=click.Path(), help="File to keep the state in; default: OUT with .checkpoint.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint.")
 @click.option("--settings", type=click.Path(), help="TOML file whose [normalize] section the emulator is for.")
-def train(library, out, architecture, device, checkpoint, resume, settings, **chosen) -> None:
+def train(library, out, lte, architecture, device, checkpoint, resume, settings, **chosen) -> None:
     """Train an emulator on LIBRARY, a library that hotdask built or an .npz file.
 
     Its card (.md) and the loss of its training (.loss.csv, .loss.svg) are written beside it.
@@ -292,7 +293,7 @@ def train(library, out, architecture, device, checkpoint, resume, settings, **ch
             )
 
     emulator = train(
-        read_library(library),
+        read_library(library, lte=lte),
         training,
         normalization=None if settings is None else load_section(settings, "normalize"),
         device=device,

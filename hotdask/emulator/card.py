@@ -11,7 +11,7 @@ _NETWORK = {
     "lowrank": "Low-rank network ({hidden} → {hidden} → {n_basis} coefficients of a basis)",
     "perpixel": "One network (17 → {hidden} → {hidden} → 1) for each pixel",
 }
-_TELLING = {"kind", "helium", "n", "seed", "ranges", "teff_power", "metal_rich", "solar_like"}
+_TELLING = {"kind", "helium", "extend", "n", "seed", "ranges", "teff_power", "metal_rich", "solar_like"}
 """Settings of a library that make it what it is wherever it is made; paths do not."""
 _LIMIT = {
     "basis": "the basis: more coefficients would help",
@@ -36,7 +36,8 @@ def card_text(card: Mapping, identity: str) -> str:
         f"# Emulator {identity}",
         "",
         f"{_NETWORK[card['architecture']].format(**training)}, trained {card['date']}",
-        f"on {card['syntheses']} syntheses of `{card['library']}` (SHA-256 {card['library_sha256'][:16]}…);",
+        f"on {card['syntheses']} syntheses{_set(card)} of `{card['library']}`",
+        f"(SHA-256 {card['library_sha256'][:16]}…);",
         f"{card['validation']} more said when to stop, {card['held_out']} were held out and never seen. Of each,",
         f"{training['draws']} spectra were drawn, with a vsini of 0-{training['max_vsini']:.0f} km/s and a resolving",
         f"power of {low:.0f}-{high:.0f} in each arm.",
@@ -72,6 +73,11 @@ def card_text(card: Mapping, identity: str) -> str:
     return "\n".join(lines)
 
 
+def _set(card: Mapping) -> str:
+    """Which spectra of the library, where it has two sets."""
+    return f" {card['library_provenance']['spectra']}" if "spectra" in card["library_provenance"] else ""
+
+
 def _inverse(card: Mapping) -> list[str]:
     if "inverse_loss" not in card:
         return []
@@ -94,6 +100,8 @@ def _command(card: Mapping) -> list[str]:
     names |= sizes[card["architecture"]]
     words = ["hotdask train", card["library"], "--out FILE --architecture", card["architecture"]]
     words += [f"{option} {training[name]}" for option, name in names.items()]
+    if _set(card):
+        words.append("--lte")
     if card["device"] != "cpu":
         words.append(f"--device {card['device']}")
     usual = Normalize().model_dump(mode="json")

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -202,23 +203,26 @@ def synthesize(engine: Engine, labels: np.ndarray) -> dict[str, np.ndarray | lis
     Returns
     -------
     dict
-        ``flux``, ``continuum`` (n, 19216) float32, NaN where there is none; ``seconds`` (n,) float32; ``reasons``, n
-        texts, empty where all went well.
+        ``flux``, ``flux_lte``, ``continuum`` (n, 19216) float32, NaN where there is none; ``seconds`` (n,) float32;
+        ``reasons``, n texts, empty where all went well.
     """
     flux = np.full((len(labels), N_FINE), np.nan, dtype=np.float32)
-    continuum, seconds, reasons = flux.copy(), np.zeros(len(labels), dtype=np.float32), [""] * len(labels)
+    flux_lte, continuum = flux.copy(), flux.copy()
+    seconds, reasons = np.zeros(len(labels), dtype=np.float32), [""] * len(labels)
     for i, star in enumerate(labels):
         began = time.perf_counter()
         try:
             made = engine(star)
             if made.converged:
                 flux[i], continuum[i] = to_fine(made)
+                if made.flux_lte is not None:
+                    flux_lte[i], _ = to_fine(replace(made, flux=made.flux_lte, continuum=None))
             else:
                 reasons[i] = NOT_CONVERGED
         except SynthesisError as error:
             reasons[i] = str(error) or type(error).__name__
         seconds[i] = time.perf_counter() - began
-    return {"flux": flux, "continuum": continuum, "seconds": seconds, "reasons": reasons}
+    return {"flux": flux, "flux_lte": flux_lte, "continuum": continuum, "seconds": seconds, "reasons": reasons}
 
 
 def check(path: str | Path, *, page: str | Path | None = None, echo: Callable[[str], None] = print) -> list[str]:

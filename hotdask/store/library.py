@@ -27,17 +27,18 @@ PART = 32
 PLANNED, MADE, FAILED = 0, 1, 2
 """Values of ``status``."""
 
-FORMAT = 1
+FORMAT = 2
 """Version of the store's layout."""
 
 _GRID = {"log_start": LOG_START, "log_step": LOG_STEP, "n": N_FINE}
-_WRITTEN = ("flux", "continuum", "seconds", "reason", "status")
+_WRITTEN = ("flux", "flux_lte", "continuum", "seconds", "reason", "status")
 """What `write_part` writes, in this order."""
 
 # dims, dtype, fill value, unit, what it is
 _VARIABLES: dict[str, tuple[tuple[str, ...], str, object, str, str]] = {
     "labels": (("synthesis", "label"), "float64", np.nan, "see label_units", "labels, planned"),
     "flux": (("synthesis", "wavelength"), "float32", np.nan, "erg/s/cm2/Angstrom, or relative", "emergent flux"),
+    "flux_lte": (("synthesis", "wavelength"), "float32", np.nan, "that of flux", "flux of the same structure in LTE"),
     "continuum": (("synthesis", "wavelength"), "float32", np.nan, "that of flux", "emergent flux without lines"),
     "status": (("synthesis",), "uint8", PLANNED, "", "0 planned, 1 made, 2 failed"),
     "seconds": (("synthesis",), "float32", np.nan, "s", "time the synthesis took"),
@@ -196,6 +197,7 @@ def write_part(
     part: int,
     *,
     flux: np.ndarray,
+    flux_lte: np.ndarray,
     continuum: np.ndarray,
     seconds: np.ndarray,
     reasons: Sequence[str],
@@ -208,9 +210,9 @@ def write_part(
         The store.
     part : int
         Its number: rows ``part * PART`` to ``(part + 1) * PART``, fewer in the last.
-    flux, continuum : (m, 19216) float32
-        On `hotdask.library.spectra.fine_wavelength`; NaN in rows that failed. A continuum may be NaN everywhere:
-        not every engine gives one.
+    flux, flux_lte, continuum : (m, 19216) float32
+        On `hotdask.library.spectra.fine_wavelength`; NaN in rows that failed. The last two may be NaN everywhere: not
+        every engine gives them.
     seconds : (m,) float32
         What each synthesis took [s].
     reasons : sequence of m str
@@ -231,6 +233,7 @@ def write_part(
     status = np.where(reason == "", MADE, FAILED).astype(np.uint8)
     values = {
         "flux": np.asarray(flux, dtype=np.float32),
+        "flux_lte": np.asarray(flux_lte, dtype=np.float32),
         "continuum": np.asarray(continuum, dtype=np.float32),
         "seconds": np.asarray(seconds, dtype=np.float32),
         "reason": reason,
@@ -265,8 +268,8 @@ def missing_parts(path: str | Path) -> list[int]:
     >>> with TemporaryDirectory() as folder:
     ...     path = f"{folder}/library.zarr"
     ...     create_library(path, np.zeros((40, 11)), provenance={"engine": "none"})
-    ...     nothing = np.full((8, N_FINE), np.nan)
-    ...     write_part(path, 1, flux=nothing, continuum=nothing, seconds=np.zeros(8), reasons=["none"] * 8)
+    ...     none = dict.fromkeys(("flux", "flux_lte", "continuum"), np.full((8, N_FINE), np.nan))
+    ...     write_part(path, 1, **none, seconds=np.zeros(8), reasons=["none"] * 8)
     ...     missing_parts(path), len(rejects(path))
     ([0], 8)
     """
@@ -280,7 +283,8 @@ def read_part(path: str | Path, part: int) -> dict[str, np.ndarray]:
     Returns
     -------
     dict of str to array
-        ``row`` (m,) int64 in the library; ``labels`` (m, 11) float64; ``flux``, ``continuum`` (m, 19216) float32;
+        ``row`` (m,) int64 in the library; ``labels`` (m, 11) float64; ``flux``, ``flux_lte``, ``continuum``
+        (m, 19216) float32;
         ``status`` (m,) uint8; ``seconds`` (m,) float32; ``reason`` (m,) object.
 
     Raises
@@ -295,13 +299,15 @@ def read_part(path: str | Path, part: int) -> dict[str, np.ndarray]:
     return {"row": np.arange(rows.start, rows.stop), **{name: _read(group, path, name, rows) for name in _VARIABLES}}
 
 
-def read_library(path: str | Path) -> Library:
+def read_library(path: str | Path, *, lte: bool = False) -> Library:
     """Read what is made of a library.
 
     Parameters
     ----------
     path : path
         A Zarr store, or an ``.npz`` file as of `hotdask.library.synthe`.
+    lte : bool
+        The spectra in LTE that lie beside those out of LTE.
 
     Returns
     -------
@@ -312,12 +318,15 @@ def read_library(path: str | Path) -> Library:
     ------
     InputError
         If nothing is made yet, a chunk is damaged or absent, or the file is another format, of other labels or another
-        grid.
+        grid; if spectra in LTE are wanted and there are none beside the others.
     """
     path = Path(path)
+    alone = f"{path}: has one set of spectra, none in LTE beside those out of LTE; leave out --lte"
     if path.suffix == ".npz":
+        if lte:
+            raise InputError(alone)
         return read_npz(path)
-    group = _open(path)
+    group, name = _open(path), "flux_lte" if lte else "flux"
     made = _read(group, path, "status") == MADE
     if not made.any():
         raise InputError(f"{path}: none of {len(made)} syntheses is made; run `hotdask library build`")
@@ -326,16 +335,19 @@ def read_library(path: str | Path) -> Library:
     # Part by part into its place: the whole is never in memory twice.
     for part in np.unique(np.flatnonzero(made) // PART):
         rows = _bounds(group, path, int(part))
-        good = _read(group, path, "flux", rows)[made[rows]]
+        good = _read(group, path, name, rows)[made[rows]]
         # Zarr reads an absent chunk as fill values, without a word.
         if not np.isfinite(good).all():
-            raise InputError(f"{path}: flux of part {part} is absent or not finite; {_again(part)}")
+            if lte and np.isnan(good).all():
+                raise InputError(alone)
+            raise InputError(f"{path}: {name} of part {part} is absent or not finite; {_again(part)}")
         flux[done : done + len(good)] = good
         done += len(good)
     labels = _read(group, path, "labels")[made]
     if not np.isfinite(labels).all():
         raise InputError(f"{path}: labels are absent; build the library again")
-    return Library(flux=flux, labels=labels, log_start=LOG_START, name=path.name, provenance=library_provenance(path))
+    provenance = library_provenance(path) | ({"spectra": "in LTE"} if lte else {})
+    return Library(flux=flux, labels=labels, log_start=LOG_START, name=path.name, provenance=provenance)
 
 
 def rejects(path: str | Path) -> pd.DataFrame:

@@ -177,7 +177,7 @@ def real(library_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         if part in (3, 7):
             flux[5], continuum[5], reasons[5] = np.nan, np.nan, REASON
         seconds = np.full(PART, 2.0)
-        write_part(path, part, flux=flux, continuum=continuum, seconds=seconds, reasons=reasons)
+        write_part(path, part, flux=flux, flux_lte=flux, continuum=continuum, seconds=seconds, reasons=reasons)
     return path
 
 

@@ -51,11 +51,12 @@ def part_of(part: int, failed: tuple[int, ...] = ()) -> dict:
     """A part whose every value says which row and pixel it is; ``failed`` are rows of the library."""
     rows = np.arange(part * PART, min((part + 1) * PART, N))
     flux = (1 + rows[:, None] + np.arange(N_FINE) / N_FINE).astype(np.float32)
-    continuum = 2 * flux
+    continuum, flux_lte = 2 * flux, 3 * flux
     bad = np.isin(rows, failed)
-    flux[bad], continuum[bad] = np.nan, np.nan
+    flux[bad], flux_lte[bad], continuum[bad] = np.nan, np.nan, np.nan
     reasons = [REASON if b else "" for b in bad]
-    return {"flux": flux, "continuum": continuum, "seconds": rows.astype(np.float32), "reasons": reasons}
+    seconds = rows.astype(np.float32)
+    return {"flux": flux, "flux_lte": flux_lte, "continuum": continuum, "seconds": seconds, "reasons": reasons}
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def until_status(final, data):
     write(final, data)
 library.write_bytes = until_status
 flux = np.ones(({PART}, library.N_FINE), np.float32)
-library.write_part(path, 0, flux=flux, continuum=flux, seconds=np.ones({PART}), reasons=[""] * {PART})
+library.write_part(path, 0, flux=flux, flux_lte=flux, continuum=flux, seconds=np.ones({PART}), reasons=[""] * {PART})
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
     assert (store / "flux/c/0/0").exists()
@@ -233,7 +234,7 @@ def test_an_engine_without_continuum(store: Path) -> None:
 @pytest.mark.parametrize(
     ("attribute", "value", "says"),
     [
-        ("hotdask_library_format", 99, "library format 99, this hotdask reads 1"),
+        ("hotdask_library_format", 99, "library format 99, this hotdask reads 2"),
         ("labels", list(LABEL_NAMES[::-1]), "has the labels"),
         ("grid", {"log_start": 3.5, "log_step": 2e-5, "n": N_FINE}, "has the wavelength grid"),
     ],
@@ -287,3 +288,21 @@ def test_reading_needs_little_more_memory_than_the_spectra(tmp_path: Path) -> No
 
 def test_status_is_what_is_documented() -> None:
     assert (library.PLANNED, library.MADE, library.FAILED) == (0, 1, 2)
+
+
+def test_spectra_in_lte_lie_beside_the_others(store: Path) -> None:
+    for part in range(3):
+        write_part(store, part, **part_of(part, failed=(40,)))
+    both = [read_library(store, lte=lte) for lte in (False, True)]
+    np.testing.assert_array_equal(both[1].flux, 3 * both[0].flux)
+    assert both[0].provenance == PROVENANCE
+    assert both[1].provenance == {**PROVENANCE, "spectra": "in LTE"}
+
+
+def test_an_engine_may_give_one_set_of_spectra(store: Path) -> None:
+    for part in range(3):
+        arrays = part_of(part)
+        write_part(store, part, **{**arrays, "flux_lte": np.full_like(arrays["flux"], np.nan)})
+    read_library(store)
+    with pytest.raises(InputError, match=r"one set of spectra.*leave out --lte"):
+        read_library(store, lte=True)
