@@ -1,5 +1,7 @@
 """Opacity of the helium lines that have Stark tables; the others stay Voigt lines of the list.
 
+The tables are those of `hotdask.library.starktables`, or for He I those of `hotdask.library.helium_profiles`.
+
 He II 4-n lines from n = 16 to the limit at 3644 Å and the 5-n series in the red have no tables in reach; they stay in
 the list too. `replaced_lines` tells which lines of a list must not be counted twice.
 """
@@ -50,7 +52,7 @@ def add_helium_line(
     doppler_velocity : (n_layer,) float64
         √(2kT/m + microturbulence²) [cm/s].
     line : StarkLine
-        One of `stark_tables`.
+        One of `stark_tables`, or of a file's `HeliumProfiles`.
     cutoff : (n_layer,) float64
         Opacity below which a wing is left out; 1e-4 of the continuum does no harm.
     factors : (n_set, n_layer) float64, optional

@@ -10,9 +10,10 @@ from hotdask import windows
 from hotdask.emulator.broadening import Broadener, mean_lsf
 from hotdask.errors import InputError, SynthesisError
 from hotdask.labels import INDEX, N_LABELS
+from hotdask.library.arrays import sha256
 from hotdask.library.lte import SAMPLES, LteEngine, planck, sample_wavelength
 from hotdask.library.regrid import to_fine
-from hotdask.library.spectra import LOG_START, LOG_STEP, N_FINE, fine_wavelength
+from hotdask.library.spectra import LOG_START, LOG_STEP, N_FINE, Synthesis, fine_wavelength
 from hotdask.library.synthe import read_npz
 
 METALS = ("c_h", "n_h", "o_h", "si_h", "s_h", "fe_h")
@@ -34,6 +35,12 @@ def engine(synthesis):
 @pytest.fixture(scope="module")
 def voigt_engine(synthesis):
     return LteEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz", helium="voigt")
+
+
+@pytest.fixture(scope="module")
+def helium_engine(synthesis):
+    profiles = synthesis / "he1_stark_tremblay2026.dat"
+    return LteEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz", helium_profiles=profiles)
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +115,48 @@ def test_stark_profiles_strengthen_helium(main_sequence, voigt_engine, teff):
     # The tables hold forbidden components and quasi-static wings; 30-40 % where He I is strongest.
     voigt = width(voigt_engine(star(teff)), 4467.7, 4477.7)
     assert 1.25 < width(main_sequence(teff), 4467.7, 4477.7) / voigt < 1.5
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "tolerance"),
+    [
+        # Labels of Nieva & Przybilla 2012, A&A 539, A143, from NLTE.
+        ("HD160762", {"teff": 17500, "logg": 3.80, "vmic": 1.0}, 0.15),
+        ("HD000886", {"teff": 22000, "logg": 3.95, "vmic": 2.0}, 0.20),
+    ],
+)
+def test_blue_helium_lines_are_as_strong_as_in_real_stars(helium_engine, synthesis, name, labels, tolerance):
+    path = synthesis.parent / "data/reference_stars/miles_hot.npz"
+    if not path.exists():
+        pytest.skip("needs the reference stars of ../shared/data, which are not part of the project")
+    with np.load(path) as data:
+        observed = data["flux"][data["name"].tolist().index(name)]
+        wavelength = windows.air_to_vacuum(data["wavelength_air"])
+    made = helium_engine(star(**labels))
+    # MILES has a FWHM of 2.5 Å.
+    even = np.arange(3750, 5000, 0.05)
+    kernel = np.exp(-0.5 * (np.arange(-120, 121) * 0.05 / (2.5 / 2.3548)) ** 2)
+    flux = np.convolve(np.interp(even, made.wavelength, made.flux), kernel / kernel.sum(), mode="same")
+    for low, high in ((4002, 4018), (4135, 4155), (4379, 4399), (4913, 4933), (4707, 4721)):
+        ours, theirs = (
+            width(Synthesis(wave, star, np.ones_like(star)), low, high, local=True)
+            for wave, star in ((even, flux), (wavelength, observed))
+        )
+        assert ours == pytest.approx(theirs, rel=tolerance), low
+
+
+def test_profiles_of_a_file_take_the_place_of_the_installed_ones(main_sequence, helium_engine):
+    made = helium_engine(star(20000))
+    # Lines without installed tables: far too narrow before.
+    for low, high in ((4002, 4018), (4135, 4155), (3919, 3935)):
+        assert width(made, low, high, local=True) > 2 * width(main_sequence(20000), low, high, local=True)
+    # And those with: about as strong, not twice as strong.
+    for low, high in ((4463, 4479), (4379, 4399), (4913, 4933)):
+        assert width(made, low, high, local=True) == pytest.approx(
+            width(main_sequence(20000), low, high, local=True), rel=0.08
+        )
+    # Away from helium nothing changes.
+    np.testing.assert_array_equal(*(s.flux[np.abs(s.wavelength - 8850) < 20] for s in (made, main_sequence(20000))))
 
 
 def test_ionized_helium_appears_in_the_hottest(main_sequence):
@@ -226,7 +275,7 @@ def test_coverage_is_that_of_the_atmospheres(engine):
         engine(labels[1])
 
 
-def test_provenance_tells_engines_apart(engine, voigt_engine, synthesis):
+def test_provenance_tells_engines_apart(engine, voigt_engine, helium_engine, synthesis):
     ours, other = engine.provenance(), voigt_engine.provenance()
     assert json.loads(json.dumps(ours)) == ours
     assert (ours["helium"], other["helium"]) == ("stark", "voigt")
@@ -234,6 +283,12 @@ def test_provenance_tells_engines_apart(engine, voigt_engine, synthesis):
     assert ours["engine"] == "hotdask-lte"
     assert ours["atmospheres"]["name"] == "atlas9_hot.npz"
     assert len(ours["lines"]["sha256"]) == len(ours["atmospheres"]["sha256"]) == 64
+    assert ours["helium_profiles"] is None
+    named = helium_engine.provenance()["helium_profiles"]
+    assert named == {
+        "name": "he1_stark_tremblay2026.dat",
+        "sha256": sha256(synthesis / "he1_stark_tremblay2026.dat"),
+    }
 
 
 def test_o_dwarfs_below_the_atmospheres(engine, synthesis):
@@ -256,6 +311,8 @@ def test_o_dwarfs_below_the_atmospheres(engine, synthesis):
 def test_unknown_helium_profiles(synthesis):
     with pytest.raises(SynthesisError, match="'stark' or 'voigt', not 'holtsmark'"):
         LteEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz", helium="holtsmark")
+    with pytest.raises(SynthesisError, match="no use for helium_profiles"):
+        LteEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz", "voigt", synthesis / "profiles.dat")
 
 
 def test_missing_files(synthesis, tmp_path):
@@ -263,3 +320,5 @@ def test_missing_files(synthesis, tmp_path):
         LteEngine(tmp_path / "atmospheres.npz", synthesis / "lines_hot.npz")
     with pytest.raises(InputError, match=r"lines\.npz"):
         LteEngine(synthesis / "atlas9_hot.npz", tmp_path / "lines.npz")
+    with pytest.raises(InputError, match=r"profiles\.dat"):
+        LteEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz", helium_profiles=tmp_path / "profiles.dat")

@@ -284,6 +284,10 @@ def test_a_library_of_failures_is_an_error(tmp_path: Path, stars: Path, client: 
         ('kind = "lte"\natmospheres = "a"', "kind = 'lte' needs lines"),
         ('kind = "function"\nfunction = "a:b"\nhelium = "voigt"', "kind = 'function' has no helium; leave them out"),
         ('kind = "function"\nfunction = "a:b"\nextend = false', "kind = 'function' has no extend; leave them out"),
+        (
+            'kind = "function"\nfunction = "a:b"\nhelium_profiles = "c"',
+            "kind = 'function' has no helium_profiles; leave them out",
+        ),
         ('kind = "program"\ncommand = ["a"]', "needs medium, output"),
         ('kind = "finished"\ntable = "a"\nmedium = "water"', "engine.medium"),
         ('kind = "finished"\ntable = "a"\nmedium = "air"\ncolumns = [0]', "engine.columns"),
