@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from hotdask import windows
 from hotdask.errors import SettingsError
 from hotdask.labels import LABEL_NAMES, RELATIVE
-from hotdask.shipped import DEFAULT_EMULATOR, SHIPPED
+from hotdask.shipped import DEFAULT_EMULATOR, SHIPPED, column_suffix
 
 SETTINGS = "settings.toml"
 """File of the settings in the folder of a run."""
@@ -90,6 +90,14 @@ class Fit(_Section):
     model_error: str | None = Field(
         None, description="table of model errors that `hotdask model-error` learned, added to the noise"
     )
+    compare: str | None = Field(
+        None, description="a second emulator, named like the first, whose main labels stand beside; without refine"
+    )
+
+    @property
+    def compared(self) -> str | None:
+        """Suffix of the columns of the second emulator; None if there is none."""
+        return column_suffix(self.compare) if self.compare else None
 
 
 class Catalog(_Section):
@@ -367,9 +375,9 @@ class Settings(_Section):
         def here(path: str | None) -> str | None:
             return path if path is None or "://" in path else os.path.abspath(path)
 
-        def file(emulator: str) -> str:
+        def file(emulator: str | None) -> str | None:
             # Each machine finds a shipped one in its own installation.
-            return emulator if emulator in SHIPPED else os.path.abspath(emulator)
+            return emulator if not emulator or emulator in SHIPPED else os.path.abspath(emulator)
 
         def update(section: _Section, *names: str) -> _Section:
             return section.model_copy(update={name: here(getattr(section, name)) for name in names})
@@ -381,7 +389,7 @@ class Settings(_Section):
                 "join": self.join.model_copy(update=tables),
                 "input": update(self.input, "spectra", "table"),
                 "fit": update(self.fit, "refine", "model_error").model_copy(
-                    update={"emulator": file(self.fit.emulator)}
+                    update={name: file(getattr(self.fit, name)) for name in ("emulator", "compare")}
                 ),
                 "cluster": self.cluster.absolute(),
                 "report": update(self.report, "truth", "tracks"),

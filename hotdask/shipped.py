@@ -11,6 +11,20 @@ SHIPPED: dict[str, Path] = {path.stem: path for path in sorted(_FOLDER.glob("*.s
 DEFAULT_EMULATOR = "lte"
 """Name of the one that is used unless another is asked for."""
 
+FROM_FILE = "compare"
+"""Ending of columns that another emulator than a shipped one made."""
+
+
+def column_suffix(emulator: str) -> str:
+    """Ending of the columns that hold what an emulator makes of spectra beside that of the fits.
+
+    Examples
+    --------
+    >>> column_suffix("lte"), column_suffix("own/lte.safetensors")
+    ('lte', 'compare')
+    """
+    return emulator if emulator in SHIPPED else FROM_FILE
+
 
 def emulator_path(emulator: str | Path | None = None) -> Path:
     """File of an emulator.

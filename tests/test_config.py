@@ -205,10 +205,26 @@ def test_a_shipped_emulator_keeps_its_name_where_files_become_absolute(monkeypat
     monkeypatch.chdir(tmp_path)
     for name in SHIPPED:
         assert make_settings(MINIMAL, fit__emulator=name).absolute().fit.emulator == name
+        assert make_settings(MINIMAL, fit__compare=name).absolute().fit.compare == name
     for path in ("./lte", "own.safetensors"):
-        found = make_settings(MINIMAL, fit__emulator=path).absolute().fit.emulator
-        assert found == str(tmp_path / path)
+        found = make_settings(MINIMAL, fit__emulator=path, fit__compare=path).absolute().fit
+        assert (found.emulator, found.compare) == (str(tmp_path / path),) * 2
     assert make_settings(MINIMAL).absolute().fit.emulator == DEFAULT_EMULATOR
+
+
+@pytest.mark.parametrize(
+    ("compare", "suffix"),
+    [
+        (None, None),
+        ("", None),
+        *((name, name) for name in SHIPPED),
+        ("./lte", "compare"),
+        ("lte.safetensors", "compare"),
+    ],
+)
+def test_columns_of_a_second_emulator_are_called_by_its_name(compare, suffix):
+    made = make_settings(MINIMAL, fit__compare=compare)
+    assert (made.fit.compared, made.absolute().fit.compared) == (suffix, suffix)
 
 
 def test_open_windows_survive_the_file():
@@ -241,6 +257,7 @@ class TestFingerprint:
             {"input__limit": 10},
             {"fit__emulator": "other.safetensors"},
             {"fit__emulator": "./lte"},
+            {"fit__compare": "lte"},
             {"fit__mask": ((0, 3820.0),)},
         ],
         ids=str,

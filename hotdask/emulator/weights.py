@@ -69,7 +69,7 @@ def load_emulator(emulator: str | Path | None = None, *, device: str = "cpu") ->
         content = path.read_bytes()
     except OSError as error:
         raise EmulatorError(
-            f"{path}: cannot read the emulator ({error.strerror}); check fit.emulator: it is the name of a shipped one "
+            f"{path}: cannot read the emulator ({error.strerror}); give the name of a shipped one "
             f"({', '.join(SHIPPED)}) or the path of a file"
         ) from error
     try:

@@ -491,7 +491,7 @@ class TestShipped:
 class TestLte:
     """What its library says of the emulator that needs nothing but our own engine."""
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def shipped(self) -> LowRankEmulator:
         return load_emulator("lte")
 
