@@ -333,9 +333,8 @@ class TestSecondEmulator:
         for name in COMPARED_LABELS:
             np.testing.assert_array_equal(beside[f"{name}_compare_err"], sigma[:, INDEX[name]])
         assert (beside["teff_compare"] != found["teff"]).mean() > 0.9
-        # Deeper metal lines in the models: less iron.
-        cool = found["teff"] < 12000
-        assert np.median((beside["fe_h_compare"] - found["fe_h"])[cool]) < -0.02
+        # The first made these spectra.
+        assert (beside["chi2_red_compare"] > found["chi2_red"]).mean() > 0.9
 
     def test_it_follows_a_corrected_velocity(self, survey):
         fit = config.Fit(refit_rv=True, compare="lte")
