@@ -107,7 +107,7 @@ def _run(until: str, profile: bool, **options) -> None:
 @click.option("--spectra", default=3000, help="Spectra; what exceeds the stars are repeat visits.")
 @click.option("--broken", default=24, help="Broken files besides.")
 @click.option("--seed", default=1, help="Another seed, another survey.")
-@click.option("--emulator", type=click.Path(), help="Emulator that makes the stars; default: the one shipped.")
+@click.option("--emulator", type=click.Path(), help="What makes the stars: a shipped emulator by name, or a file.")
 @_cluster_options
 def simulate(folder, stars, spectra, broken, seed, emulator, scheduler, workers, dashboard) -> None:
     """Write a survey with known labels as LAMOST files into FOLDER."""
@@ -321,7 +321,7 @@ def train(library, out, lte, architecture, device, checkpoint, resume, settings,
 @click.option("--mask-hydrogen", is_flag=True, help="As in the fit with hydrogen masked.")
 @click.option("--mask", multiple=True, metavar="LOW-HIGH", help="Window left out besides [Å, air]; repeatable.")
 @click.option("--settings", type=click.Path(), help="TOML file whose [fit] gives windows, line spread and emulator.")
-@click.option("--emulator", type=click.Path(), help="Emulator file; default: the one shipped.")
+@click.option("--emulator", type=click.Path(), help="A shipped emulator by name, or a file.")
 @click.option("--engine", type=click.Path(), help="Settings of a library: gradients from its engine instead.")
 @click.option("--out", type=click.Path(), help="HTML page to write.")
 @click.option("--json", "json_file", type=click.Path(), help="JSON file to write.")

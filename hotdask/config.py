@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from hotdask import windows
 from hotdask.errors import SettingsError
 from hotdask.labels import LABEL_NAMES, RELATIVE
+from hotdask.shipped import DEFAULT_EMULATOR, SHIPPED, column_suffix
 
 SETTINGS = "settings.toml"
 """File of the settings in the folder of a run."""
@@ -80,13 +81,23 @@ class Fit(_Section):
         1e-2, gt=0, description="shift of the continuum by bad pixels above which a first fit corrects it"
     )
     refit_rv: bool = Field(False, description="fit spectra of suspect velocity again, at the velocity they want")
-    emulator: str | None = Field(None, description="emulator file (.safetensors); default: the one shipped")
+    emulator: str = Field(
+        DEFAULT_EMULATOR, description=f"emulator: a shipped one ({', '.join(SHIPPED)}) or a file (.safetensors)"
+    )
     refine: str | None = Field(
         None, description="file of a per-pixel emulator (.safetensors) that goes on where fits with the other end"
     )
     model_error: str | None = Field(
         None, description="table of model errors that `hotdask model-error` learned, added to the noise"
     )
+    compare: str | None = Field(
+        None, description="a second emulator, named like the first, whose main labels stand beside; without refine"
+    )
+
+    @property
+    def compared(self) -> str | None:
+        """Suffix of the columns of the second emulator; None if there is none."""
+        return column_suffix(self.compare) if self.compare else None
 
 
 class Catalog(_Section):
@@ -364,6 +375,10 @@ class Settings(_Section):
         def here(path: str | None) -> str | None:
             return path if path is None or "://" in path else os.path.abspath(path)
 
+        def file(emulator: str | None) -> str | None:
+            # Each machine finds a shipped one in its own installation.
+            return emulator if not emulator or emulator in SHIPPED else os.path.abspath(emulator)
+
         def update(section: _Section, *names: str) -> _Section:
             return section.model_copy(update={name: here(getattr(section, name)) for name in names})
 
@@ -373,7 +388,9 @@ class Settings(_Section):
                 "out": here(self.out),
                 "join": self.join.model_copy(update=tables),
                 "input": update(self.input, "spectra", "table"),
-                "fit": update(self.fit, "emulator", "refine", "model_error"),
+                "fit": update(self.fit, "refine", "model_error").model_copy(
+                    update={name: file(getattr(self.fit, name)) for name in ("emulator", "compare")}
+                ),
                 "cluster": self.cluster.absolute(),
                 "report": update(self.report, "truth", "tracks"),
             }

@@ -63,6 +63,9 @@ RELATIVE: dict[str, str] = {name.replace("_h", "_fe"): name for name in ABUNDANC
 PAPER_LABELS: tuple[str, ...] = ("teff", "logg", "vsini", "fe_h", "si_h")
 """The labels the paper's catalog publishes (its Table 5)."""
 
+COMPARED_LABELS: tuple[str, ...] = ("teff", "logg", "vsini", "n_he", "fe_h")
+"""The labels a catalog carries from a second emulator (``fit.compare``)."""
+
 CORRELATION_PAIRS: tuple[tuple[str, str], ...] = tuple(combinations(PAPER_LABELS, 2))
 """Pairs that get a ``corr_A_B`` column in the catalog."""
 

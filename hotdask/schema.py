@@ -11,7 +11,8 @@ import pandas as pd
 import pyarrow as pa
 
 from hotdask.errors import RunError
-from hotdask.labels import CORRELATION_PAIRS, LABELS, LSF_NAMES, N_LABELS
+from hotdask.labels import COMPARED_LABELS, CORRELATION_PAIRS, INDEX, LABELS, LSF_NAMES, N_LABELS
+from hotdask.shipped import FROM_FILE, SHIPPED
 
 FORMAT_VERSION = 3
 """Raised whenever the meaning of anything a run writes changes."""
@@ -183,6 +184,53 @@ CATALOG: tuple[Column, ...] = (
     Column("flags", _I4, "", "bits of hotdask.flags.Flag"),
     Column("in_sample", pa.bool_(), "", "passes the cuts of the sample (Teff, S/N, a fit exists)"),
 )
+
+
+def _compared_columns(suffix: str) -> tuple[Column, ...]:
+    model = f"the emulator {suffix}" if suffix in SHIPPED else "the emulator that fit.compare names"
+    labels = [LABELS[INDEX[name]] for name in COMPARED_LABELS]
+    return (
+        *(
+            column
+            for lb in labels
+            for column in (
+                Column(f"{lb.name}_{suffix}", _F8, lb.unit, f"{lb.doc}, by {model}"),
+                Column(
+                    f"{lb.name}_{suffix}_err",
+                    _F8,
+                    lb.unit,
+                    f"1-sigma error of {lb.name}_{suffix}; in fits formal, in the catalog scaled as {lb.name}_err is",
+                ),
+            )
+        ),
+        Column(f"chi2_red_{suffix}", _F8, "", f"reduced chi-square of all lines at the labels by {model}"),
+        Column(f"flags_{suffix}", _I4, "", f"bits of hotdask.flags.Flag raised by the fit with {model}"),
+    )
+
+
+COMPARED: dict[str, tuple[Column, ...]] = {suffix: _compared_columns(suffix) for suffix in (*SHIPPED, FROM_FILE)}
+"""Columns that fits and catalog have behind the others where ``fit.compare`` names a second emulator, by its suffix.
+
+The same pixels, fitted and merged in the same way; both share the noise, so that their difference has a smaller error
+than either.
+"""
+
+
+def fits_columns(compared: str | None = None) -> tuple[Column, ...]:
+    """Columns of the fits of a run; ``compared`` as `hotdask.config.Fit.compared`."""
+    return FITS if compared is None else (*FITS, *COMPARED[compared])
+
+
+def catalog_columns(compared: str | None = None) -> tuple[Column, ...]:
+    """Columns of the catalog of a run, but for what is joined or carried along; ``compared`` as in `fits_columns`.
+
+    Examples
+    --------
+    >>> [c.name for c in catalog_columns("lte")][-2:]
+    ['chi2_red_lte', 'flags_lte']
+    """
+    return CATALOG if compared is None else (*CATALOG, *COMPARED[compared])
+
 
 SOURCES: tuple[Column, ...] = (
     Column("source_class", pa.bool_(), "", "candidate by its pipeline class, O, B or A"),

@@ -10,7 +10,7 @@ import pytest
 import hotdask
 
 PACKAGE = Path(hotdask.__file__).parent
-FOUNDATIONS = {"labels", "schema", "flags", "windows", "config", "errors", "timing"}
+FOUNDATIONS = {"labels", "schema", "flags", "windows", "config", "errors", "timing", "shipped"}
 """Modules everything may use; they use one another only."""
 
 # What each part of the package may import from the package, besides itself and the foundations.

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from hotdask import config, windows
 from hotdask.config import Fit, Settings, dump_settings, load_library_settings, load_settings, make_settings
 from hotdask.errors import SettingsError
+from hotdask.shipped import DEFAULT_EMULATOR, SHIPPED
 
 MINIMAL = {"out": "RUN", "input": {"spectra": "data/**/*.fits*"}}
 
@@ -199,6 +200,33 @@ def test_toml_round_trip_of_odd_names(out):
     assert Settings.model_validate(tomllib.loads(dump_settings(chosen))) == chosen
 
 
+def test_a_shipped_emulator_keeps_its_name_where_files_become_absolute(monkeypatch, tmp_path):
+    # A worker on another machine has its package elsewhere.
+    monkeypatch.chdir(tmp_path)
+    for name in SHIPPED:
+        assert make_settings(MINIMAL, fit__emulator=name).absolute().fit.emulator == name
+        assert make_settings(MINIMAL, fit__compare=name).absolute().fit.compare == name
+    for path in ("./lte", "own.safetensors"):
+        found = make_settings(MINIMAL, fit__emulator=path, fit__compare=path).absolute().fit
+        assert (found.emulator, found.compare) == (str(tmp_path / path),) * 2
+    assert make_settings(MINIMAL).absolute().fit.emulator == DEFAULT_EMULATOR
+
+
+@pytest.mark.parametrize(
+    ("compare", "suffix"),
+    [
+        (None, None),
+        ("", None),
+        *((name, name) for name in SHIPPED),
+        ("./lte", "compare"),
+        ("lte.safetensors", "compare"),
+    ],
+)
+def test_columns_of_a_second_emulator_are_called_by_its_name(compare, suffix):
+    made = make_settings(MINIMAL, fit__compare=compare)
+    assert (made.fit.compared, made.absolute().fit.compared) == (suffix, suffix)
+
+
 def test_open_windows_survive_the_file():
     chosen = make_settings(
         {**MINIMAL, "fit": {"mask": [[8880, float("inf")]]}, "catalog": {"max_chi2ratio": float("inf")}}
@@ -228,6 +256,8 @@ class TestFingerprint:
             {"catalog__min_teff": 7000.1},
             {"input__limit": 10},
             {"fit__emulator": "other.safetensors"},
+            {"fit__emulator": "./lte"},
+            {"fit__compare": "lte"},
             {"fit__mask": ((0, 3820.0),)},
         ],
         ids=str,

@@ -29,7 +29,7 @@ from hotdask.config import Settings
 from hotdask.flags import Flag
 from hotdask.labels import LABEL_NAMES
 from hotdask.pipeline import pages
-from hotdask.schema import CATALOG, FITS
+from hotdask.schema import CATALOG, COMPARED, FITS
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -351,7 +351,7 @@ def walk(command: click.Command) -> Iterator[click.Command]:
 
 
 def test_flags_and_columns_it_names_are_there() -> None:
-    columns = {column.name for column in (*CATALOG, *FITS)}
+    columns = {column.name for columns in (CATALOG, FITS, *COMPARED.values()) for column in columns}
     named = [span for span in inline() if re.fullmatch(r"[a-z]+(_[a-z0-9]+)+|[A-Z]+(_[A-Z]+)+", span)]
     unknown = [span for span in named if span not in columns and span not in Flag.__members__]
     assert len(named) >= 8

@@ -15,9 +15,11 @@ from hypothesis.extra import numpy as hnp
 
 from hotdask import schema
 from hotdask.errors import RunError
-from hotdask.labels import ABUNDANCES, CORRELATION_PAIRS, LABEL_NAMES, LABELS, LSF_NAMES, PAPER_LABELS
+from hotdask.labels import ABUNDANCES, COMPARED_LABELS, CORRELATION_PAIRS, LABEL_NAMES, LABELS, LSF_NAMES, PAPER_LABELS
 
+WITH_SECOND = {"FITS": schema.fits_columns, "CATALOG": schema.catalog_columns}
 TABLES = {name: getattr(schema, name) for name in ("SPECTRA", "REJECTS", "FITS", "CATALOG", "TRUTH")}
+TABLES |= {f"{table}-{suffix}": columns(suffix) for table, columns in WITH_SECOND.items() for suffix in schema.COMPARED}
 EVERYTHING = [(name, c) for name, columns in TABLES.items() for c in columns] + [
     (name, v) for name in ("CUBE", "CUBE_COORDINATES") for v in getattr(schema, name)
 ]
@@ -34,7 +36,7 @@ def test_documented_with_a_unit_astropy_reads(where, column):
 
 @pytest.mark.parametrize("table", [*TABLES, "CUBE", "CUBE_COORDINATES"])
 def test_names_are_unique(table):
-    names = [c.name for c in getattr(schema, table)]
+    names = [c.name for c in TABLES.get(table) or getattr(schema, table)]
     assert len(names) == len(set(names))
 
 
@@ -61,6 +63,17 @@ def test_catalog_has_every_column_it_promises():
     assert sum(n.startswith("corr_") for n in names) == len(CORRELATION_PAIRS) == 10
     assert {p for pair in CORRELATION_PAIRS for p in pair} == set(PAPER_LABELS)
     assert {"chi2_red", "chi2ratio", "flags", "in_sample"} <= set(names)
+
+
+def test_labels_of_a_second_emulator_are_of_the_kind_of_the_first():
+    first = {c.name: c for c in schema.CATALOG}
+    assert COMPARED_LABELS == ("teff", "logg", "vsini", "n_he", "fe_h")
+    for suffix, columns in schema.COMPARED.items():
+        second = {c.name: c for c in columns}
+        for name in COMPARED_LABELS:
+            for theirs, ours in ((f"{name}_{suffix}", name), (f"{name}_{suffix}_err", f"{name}_err")):
+                assert (second[theirs].type, second[theirs].unit) == (first[ours].type, first[ours].unit)
+        assert {f"chi2_red_{suffix}", f"flags_{suffix}"} <= second.keys()
 
 
 def test_truth_stands_beside_the_catalog():

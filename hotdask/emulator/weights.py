@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +14,13 @@ from hotdask.emulator.lowrank import LowRankEmulator
 from hotdask.emulator.perpixel import PerPixelEmulator
 from hotdask.errors import EmulatorError
 from hotdask.labels import LABEL_NAMES, LSF_NAMES
+from hotdask.shipped import SHIPPED, emulator_path
 
 ARCHITECTURES = {"lowrank": LowRankEmulator, "perpixel": PerPixelEmulator}
 _BY_FORMAT = {kind.FORMAT: kind for kind in ARCHITECTURES.values()}
 _EXPECTED = {"labels": list(LABEL_NAMES), "lsf": list(LSF_NAMES), "grid": pixel_grid()}
 _MAY_BE_INFINITE = {"label_low", "label_high"}
 """A label the library does not bound ends at infinity."""
-
-
-def default_emulator() -> Path:
-    """Path of the emulator shipped with the package."""
-    return Path(str(resources.files("hotdask.emulator") / "default" / "emulator.safetensors"))
 
 
 def save_emulator(emulator: LowRankEmulator | PerPixelEmulator, path: str | Path) -> str:
@@ -45,13 +40,14 @@ def save_emulator(emulator: LowRankEmulator | PerPixelEmulator, path: str | Path
     return _identify(content)
 
 
-def load_emulator(path: str | Path | None = None, *, device: str = "cpu") -> LowRankEmulator | PerPixelEmulator:
+def load_emulator(emulator: str | Path | None = None, *, device: str = "cpu") -> LowRankEmulator | PerPixelEmulator:
     """Read an emulator of any architecture.
 
     Parameters
     ----------
-    path : path, optional
-        ``.safetensors`` file written by `save_emulator`; default: the one shipped.
+    emulator : str or path, optional
+        Name of a shipped one (`hotdask.shipped`), or a ``.safetensors`` file written by `save_emulator`; default: the
+        shipped one that is the default.
     device : str
         Where per-pixel networks are evaluated, ``cpu`` or ``cuda``; a low-rank one is always on the CPU.
 
@@ -68,11 +64,14 @@ def load_emulator(path: str | Path | None = None, *, device: str = "cpu") -> Low
     >>> load_emulator().flux([[9550, 3.95, 2, 22, 0.09, -0.2, -0.1, -0.1, -0.6, -0.1, -0.5]]).shape
     (1, 3801)
     """
-    path = default_emulator() if path is None else Path(path)
+    path = emulator_path(emulator)
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise EmulatorError(f"{path}: cannot read the emulator ({error.strerror}); check fit.emulator") from error
+        raise EmulatorError(
+            f"{path}: cannot read the emulator ({error.strerror}); give the name of a shipped one "
+            f"({', '.join(SHIPPED)}) or the path of a file"
+        ) from error
     try:
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}

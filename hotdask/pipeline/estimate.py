@@ -1,5 +1,6 @@
 """What a run will take: memory of a worker, disk, time; and a refusal of what cannot fit."""
 
+import math
 import shutil
 import tempfile
 import time
@@ -27,6 +28,8 @@ from hotdask.store.staging import ROW
 
 _WORKER = 850 * 2**20
 """Memory of a worker whatever the partitions: libraries, emulator, and the spectra labeled at once [bytes]."""
+_SECOND = 60 * 2**20
+"""... and of a second emulator, ``fit.compare`` [bytes]."""
 _SPECTRUM = 140 * 2**10
 """Memory of each spectrum of a partition besides [bytes]; measured at 256 to 4096 spectra a partition."""
 _USABLE = 0.7
@@ -38,15 +41,16 @@ _TABLES = 4000
 _SAMPLE = 256
 
 
-def worker_memory(partition_size: int) -> int:
-    """Memory that a worker needs for partitions of so many spectra [bytes].
+def worker_memory(settings: config.Settings) -> int:
+    """Memory that a worker needs for the partitions of a run [bytes].
 
     Examples
     --------
-    >>> round(worker_memory(1024) / 2**20)
+    >>> settings = config.make_settings({"out": "RUN", "input": {"spectra": "*.fits"}})
+    >>> round(worker_memory(settings) / 2**20)
     990
     """
-    return _WORKER + partition_size * _SPECTRUM
+    return _WORKER + (_SECOND if settings.fit.compare else 0) + settings.cube.partition_size * _SPECTRUM
 
 
 def refuse(settings: config.Settings, files: int, *, limits: list[int], here: bool) -> None:
@@ -68,10 +72,10 @@ def refuse(settings: config.Settings, files: int, *, limits: list[int], here: bo
         Saying what is needed, what there is, and what would fit.
     """
     size = settings.cube.partition_size
-    need = worker_memory(size)
+    need = worker_memory(settings)
     smallest = min((limit for limit in limits if limit), default=0)
     if smallest and need > _USABLE * smallest:
-        fits = int(_USABLE * smallest - _WORKER) // _SPECTRUM
+        fits = size - math.ceil((need - _USABLE * smallest) / _SPECTRUM)
         smaller = f"cube.partition_size = {fits} would fit, or " if fits >= 16 else ""
         raise RunError(
             f"a partition of {size} spectra needs {format_bytes(need)} of a worker, which may use {_USABLE:.0%} of its "
@@ -225,7 +229,7 @@ def measure(settings: config.Settings, entries: pd.DataFrame, workers: int) -> E
         files=n,
         partitions=n_partitions(n, settings.cube.partition_size),
         workers=workers,
-        memory=worker_memory(settings.cube.partition_size),
+        memory=worker_memory(settings),
         disk=int(n * share * (packed + _TABLES)),
         peak=int(n * share * (ROW.itemsize + packed + _TABLES)),
         # Hashes, tables and Dask take another tenth.

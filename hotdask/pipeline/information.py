@@ -72,7 +72,7 @@ def describe(
     fit : hotdask.config.Fit, optional
         Its windows, line spread and emulator.
     emulator : str, optional
-        Emulator file; default: that of ``fit``, or the one shipped.
+        A shipped emulator by name, or a file; default: that of ``fit``.
     engine : str, optional
         TOML file of a library's settings: spectra and gradients from its engine by finite differences, and on the page
         the emulator's beside them.

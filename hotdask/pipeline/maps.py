@@ -18,7 +18,7 @@ from hotdask.errors import RunError
 from hotdask.labels import LSF_NAMES
 from hotdask.pipeline.plan import INPUTS, PLAN, list_batches, read_group
 from hotdask.schema import CUBE as CUBE_VARIABLES
-from hotdask.schema import FITS
+from hotdask.schema import fits_columns
 from hotdask.simulation import Simulation, write_visits
 from hotdask.steps.label import Labeler
 from hotdask.steps.velocity import Observed
@@ -127,21 +127,33 @@ class Models:
     refining : hotdask.emulator.Emulator or None
         That which takes them on.
     error : ModelError or None
+    compared : hotdask.emulator.Emulator or None
+        That whose labels stand beside.
     """
 
     emulator: Emulator
     refining: Emulator | None
     error: ModelError | None
+    compared: Emulator | None
 
     @property
     def id(self) -> str:
         """Name of all that labels depend on besides settings."""
-        return "+".join(part.id for part in (self.emulator, self.refining, self.error) if part is not None)
+        parts = [part.id for part in (self.emulator, self.refining, self.error) if part is not None]
+        return "+".join(parts if self.compared is None else [*parts, f"compare:{self.compared.id}"])
 
     def labeler(self, settings: config.Fit, normalization: config.Normalize, device: str) -> Labeler:
         """The labeler that uses them."""
         error = None if self.error is None else self.error.values
-        return Labeler(self.emulator, settings, normalization, refining=self.refining, model_error=error, device=device)
+        return Labeler(
+            self.emulator,
+            settings,
+            normalization,
+            refining=self.refining,
+            model_error=error,
+            compared=self.compared,
+            device=device,
+        )
 
 
 def load_models(settings: config.Fit, device: str) -> Models:
@@ -150,6 +162,7 @@ def load_models(settings: config.Fit, device: str) -> Models:
         load_emulator(settings.emulator),
         None if settings.refine is None else load_emulator(settings.refine, device=device),
         None if settings.model_error is None else read_model_error(settings.model_error),
+        load_emulator(settings.compare) if settings.compare else None,
     )
 
 
@@ -179,10 +192,11 @@ def fit(run: str, partition: int, mark: str, settings: config.Settings, identity
             labeled = model.label(seen.flux, seen.ivar, seen.rv, seen.lsf, seen.noise)
         with kernel("write fits"):
             # The merged labels are made again with the catalog, which needs nothing but the two fits for it.
-            columns = {c.name: labeled[c.name] for c in FITS if c.name in labeled}
+            declared = fits_columns(settings.fit.compared)
+            columns = {c.name: labeled[c.name] for c in declared if c.name in labeled}
             columns["specid"] = read_sidecar(run, partition, columns=["specid"])["specid"].to_numpy()
             columns["row"] = settings.cube.partition_size * partition + np.arange(len(seen))
-            path = write_fits_part(run, partition, columns)
+            path = write_fits_part(run, partition, columns, declared=declared)
         return _finish(run, "fit", partition, mark, len(seen), [path], spent)
 
 

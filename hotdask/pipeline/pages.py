@@ -10,13 +10,15 @@ import pandas as pd
 from hotdask import config, windows
 from hotdask.errors import InputError, RunError
 from hotdask.flags import Flag
-from hotdask.labels import LABEL_NAMES
+from hotdask.labels import COMPARED_LABELS, LABEL_NAMES
 from hotdask.pipeline.maps import make_labeler, one_thread, read_observed
 from hotdask.pipeline.plan import read_rejects
+from hotdask.report.compare import comparison_figure
+from hotdask.report.diagrams import clean
 from hotdask.report.explorer import explorer_page
 from hotdask.report.method import method_page
 from hotdask.report.page import Throughput, build_report
-from hotdask.report.render import save_figure
+from hotdask.report.render import Picture, picture, save_figure
 from hotdask.report.spectrum import (
     SpectrumView,
     draw_spectrum,
@@ -26,7 +28,8 @@ from hotdask.report.spectrum import (
     spectrum_page,
 )
 from hotdask.report.tracks import read_tracks
-from hotdask.schema import CATALOG, unpack_covariance
+from hotdask.schema import CATALOG, COMPARED, unpack_covariance
+from hotdask.steps.compare import differences, label_differences, reference_teff
 from hotdask.steps.flag import Chi2Model, galactic_latitude
 from hotdask.store.atomic import remove_folder, write_bytes, write_text
 from hotdask.store.catalog import FITS_FOLDER, read_catalog, read_fits_part, shown_catalog
@@ -89,18 +92,41 @@ BOUND_PARTS = 16
 """Partitions whose spectra have their Cramér-Rao bounds drawn, at most."""
 _JOINED = ("m_ks", "bp_rp_0", "g", "bp", "rp", "parallax_over_error")
 """Columns a catalog may carry from a join, which the report draws."""
+_OPTIONAL = (*_JOINED, *(c.name for columns in COMPARED.values() for c in columns))
 
 
 def catalog_of(run: str | Path) -> pd.DataFrame:
     """The catalog of a run as far as its pages need it, with ``abs_b`` [deg], how far from the Galactic plane, and, if
     magnitudes are known, ``bp_rp`` [mag]."""
     there = read_schema(shown_catalog(run).parts[0]).names
-    catalog = read_catalog(run, columns=[*(c.name for c in CATALOG), *(name for name in _JOINED if name in there)])
+    catalog = read_catalog(run, columns=[*(c.name for c in CATALOG), *(name for name in _OPTIONAL if name in there)])
     latitude = galactic_latitude(catalog["ra"].to_numpy(np.float64), catalog["dec"].to_numpy(np.float64))
     catalog = catalog.assign(abs_b=np.abs(latitude))
     if {"bp", "rp"} <= {*catalog}:
         catalog = catalog.assign(bp_rp=catalog["bp"] - catalog["rp"])
     return catalog
+
+
+def draw_compared(catalog: pd.DataFrame, suffix: str) -> Picture | None:
+    """Differences from the labels of the second emulator against Teff; None if the sample has none."""
+    pairs = clean(catalog, [f"{name}{end}" for name in COMPARED_LABELS for end in ("", f"_{suffix}")])
+    if not len(pairs):
+        return None
+    # Without errors: both fits have the same noise, which their difference has not.
+    pairs = pairs.rename(columns={f"{name}_{suffix}": f"{name}_ref" for name in COMPARED_LABELS})
+    pairs = pairs[[f"{name}{end}" for name in COMPARED_LABELS for end in ("", "_ref")]]
+    found = {name: differences(pairs, name) for name in COMPARED_LABELS}
+    teff, summary = reference_teff(pairs), label_differences(pairs)
+    figure = comparison_figure(
+        teff, {name: value for name, (value, _) in found.items()}, {n: e for n, (_, e) in found.items()}, summary
+    )
+    return picture(
+        figure,
+        alt=f"Differences of {len(COMPARED_LABELS)} labels of {len(pairs)} spectra by two emulators against Teff.",
+        caption=f"Labels minus those called *_{suffix}, against teff_{suffix}. Red: the median of each range of Teff, "
+        "with the scatter around it.",
+        many=True,
+    )
 
 
 def label_bounds(run: str | Path) -> pd.DataFrame:
@@ -189,6 +215,7 @@ def write_report(run: str, settings: config.Settings, identity: str, summary: di
         tracks=tracks,
         bounds=label_bounds(run),
         throughput=step_costs(run, summary["seconds"]),
+        compared=None if settings.fit.compared is None else draw_compared(catalog, settings.fit.compared),
         site=True,
         run=folder.name,
         title=title,

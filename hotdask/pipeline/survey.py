@@ -40,8 +40,8 @@ def simulate(
     folder : path
         New folder; spectra go to ``dr1``, ``dr5``, ``dr9`` and ``broken`` below it.
     simulation : Simulation
-    emulator : path, optional
-        Emulator that makes the stars; default: the one shipped.
+    emulator : str, optional
+        What makes the stars: a shipped emulator by name, or a file; default as in `hotdask.load_emulator`.
     cluster : hotdask.config.Cluster, optional
         Where to run, if no client is given.
     client : distributed.Client, optional

@@ -11,10 +11,20 @@ import pyarrow as pa
 
 from hotdask import config
 from hotdask.flags import Flag
-from hotdask.labels import CORRELATION_PAIRS, INDEX, LABEL_NAMES
+from hotdask.labels import COMPARED_LABELS, CORRELATION_PAIRS, INDEX, LABEL_NAMES, N_LABELS
 from hotdask.pipeline.join import JOIN, join_tables
 from hotdask.pipeline.plan import read_group, write_grouped
-from hotdask.schema import CATALOG, RESIDUALS, SPECTRA, empty_frame, to_table, unpack_covariance
+from hotdask.schema import (
+    CATALOG,
+    COMPARED,
+    RESIDUALS,
+    SPECTRA,
+    Column,
+    catalog_columns,
+    empty_frame,
+    to_table,
+    unpack_covariance,
+)
 from hotdask.steps.flag import Chi2Model, catalog_flags, chi2_statistics, count_cuts, fit_chi2_model
 from hotdask.steps.merge import merge_fits
 from hotdask.steps.photometry import intrinsically_cool
@@ -29,6 +39,7 @@ STARS = "stars.parquet"
 _LATER = ("chi2ratio", "in_sample")
 _MERGED = tuple(c for c in CATALOG if c.name not in _LATER)
 _ERRORS = [f"{name}_err" for name in LABEL_NAMES]
+_COMPARED_INDEX = [INDEX[name] for name in COMPARED_LABELS]
 
 
 def build_catalog(
@@ -56,7 +67,8 @@ def build_catalog(
     ----------
     Xiang et al. 2022, §4.5 (merge), §4.6 (errors), §5.2 (chi2ratio), §5.6 (catalog).
     """
-    parts = range(len(layout.counts))
+    parts, compared = range(len(layout.counts)), settings.fit.compared
+    declared = catalog_columns(compared)
     # A shuffle costs the square of its partitions, so those of the cube are put together before, not after.
     groups = np.array_split(parts, min(len(parts), settings.catalog.max_files))
     n_star = find_stars(run, groups, layout.counts, settings.catalog.match_radius)
@@ -65,22 +77,24 @@ def build_catalog(
     sample = (
         sample if not joined else pd.concat([sample, read_group(Path(run, JOIN), 0)[list(joined)].iloc[:0]], axis=1)
     )
-    meta = pd.concat([empty_frame(_MERGED), sample], axis=1).assign(repeated=np.empty(0, dtype=bool))
-    merged = dd.from_map(
-        _read_together, groups, read=read_merged, run=str(run), extra=extra, joined=joined, meta=meta, label="merge"
+    meta = pd.concat([empty_frame(tuple(c for c in declared if c.name not in _LATER)), sample], axis=1).assign(
+        repeated=np.empty(0, dtype=bool)
     )
+    options = {"run": str(run), "compared": compared, "extra": extra, "joined": joined}
+    merged = dd.from_map(_read_together, groups, read=read_merged, **options, meta=meta, label="merge")
     extra = (*extra, *joined)
 
     scale, n_pair = error_scale(merged, settings.catalog)
     chi2 = chi2_model(merged)
-    meta = pd.concat([empty_frame(CATALOG), sample], axis=1)
-    catalog = merged.map_partitions(finish, scale, chi2, settings.catalog, meta=meta)
+    meta = pd.concat([empty_frame(declared), sample], axis=1)
+    catalog = merged.map_partitions(finish, scale, chi2, settings.catalog, compared, meta=meta)
 
     def write(folder: Path) -> None:
         pieces = catalog.to_delayed()
-        dask.compute(*(dask.delayed(_write_part)(p, i, folder, provenance, extra) for i, p in enumerate(pieces)))
+        options = {"folder": folder, "provenance": provenance, "declared": declared, "extra": extra}
+        dask.compute(*(dask.delayed(_write_part)(piece, i, **options) for i, piece in enumerate(pieces)))
 
-    published = publish_catalog(run, write, provenance, rows=layout.n_spectrum)
+    published = publish_catalog(run, write, provenance, rows=layout.n_spectrum, declared=declared)
     return {
         "version": published.version,
         "rows": published.rows,
@@ -117,8 +131,16 @@ def _positions(partition: int, *, run: str, columns: list[str]) -> pd.DataFrame:
     return read_sidecar(run, partition, columns=columns)[columns]
 
 
-def read_merged(partition: int, *, run: str, extra: tuple[str, ...] = (), joined: tuple[str, ...] = ()) -> pd.DataFrame:
-    """One partition as flat columns: its spectra, stars, merged labels with formal errors, and both raw fits.
+def read_merged(
+    partition: int,
+    *,
+    run: str,
+    compared: str | None = None,
+    extra: tuple[str, ...] = (),
+    joined: tuple[str, ...] = (),
+) -> pd.DataFrame:
+    """One partition as flat columns: its spectra, stars, merged labels with formal errors, and both raw fits; behind
+    them what a second emulator found, if there is one.
 
     vsini is still signed here.
     """
@@ -148,10 +170,26 @@ def read_merged(partition: int, *, run: str, extra: tuple[str, ...] = (), joined
     stars = read_group(Path(run, STARS), partition)
     columns |= {name: stars[name] for name in ("star_id", "uniqflag", "repeated")}
     frame = pd.DataFrame(columns)
-    parts = [frame[[c.name for c in _MERGED]], spectra[list(extra)]]
+    parts = [frame[[c.name for c in _MERGED]], *_read_compared(fits, compared), spectra[list(extra)]]
     if joined:
         parts.append(read_group(Path(run, JOIN), partition)[list(joined)])
     return pd.concat([*parts, frame[["repeated"]]], axis=1)
+
+
+def _read_compared(fits: pa.Table, compared: str | None) -> list[pd.DataFrame]:
+    """What the second emulator found, errors within the limits of each label; nothing if there is none."""
+    if compared is None:
+        return []
+    frame = fits.select([c.name for c in COMPARED[compared]]).to_pandas()
+    names = _compared_errors(compared)
+    errors = np.full((len(frame), N_LABELS), np.nan)
+    errors[:, _COMPARED_INDEX] = frame[names]
+    frame[names] = limit_errors(errors)[:, _COMPARED_INDEX]
+    return [frame]
+
+
+def _compared_errors(compared: str) -> list[str]:
+    return [f"{name}_{compared}_err" for name in COMPARED_LABELS]
 
 
 def error_scale(merged: dd.DataFrame, settings: config.Catalog) -> tuple[ErrorScale | None, int]:
@@ -177,13 +215,20 @@ def _with_cells(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def finish(
-    frame: pd.DataFrame, scale: ErrorScale | None, chi2: Chi2Model | None, settings: config.Catalog
+    frame: pd.DataFrame,
+    scale: ErrorScale | None,
+    chi2: Chi2Model | None,
+    settings: config.Catalog,
+    compared: str | None = None,
 ) -> pd.DataFrame:
     """Scaled errors, chi2ratio, flags and cuts of one partition: the columns of the catalog."""
     frame = frame.drop(columns="repeated")
     teff, snr = frame["teff"].to_numpy(), frame["snr_g"].to_numpy(dtype=np.float64)
     if scale is not None:
-        frame[_ERRORS] *= scale.factors(teff, snr)
+        factors = scale.factors(teff, snr)
+        frame[_ERRORS] *= factors
+        if compared is not None:
+            frame[_compared_errors(compared)] *= factors[:, _COMPARED_INDEX]
     ratio = np.full(len(frame), np.nan) if chi2 is None else chi2.ratio(teff, snr, frame["chi2_red"].to_numpy())
     frame["chi2ratio"] = ratio
     judged = catalog_flags(
@@ -195,7 +240,8 @@ def finish(
         contaminant=_contaminant(frame, settings),
     )
     frame[["flags", "in_sample"]] = judged[["flags", "in_sample"]]
-    frame["vsini"] = frame["vsini"].clip(lower=0)
+    for vsini in ("vsini",) if compared is None else ("vsini", f"vsini_{compared}"):
+        frame[vsini] = frame[vsini].clip(lower=0)
     names = [c.name for c in CATALOG]
     return frame[[*names, *(name for name in frame.columns if name not in names)]]
 
@@ -213,6 +259,14 @@ def _contaminant(frame: pd.DataFrame, settings: config.Catalog) -> np.ndarray:
     )
 
 
-def _write_part(frame: pd.DataFrame, part: int, folder: Path, provenance: Mapping, extra: tuple[str, ...]) -> None:
-    table: pa.Table = to_table(frame, CATALOG, extra=extra)
+def _write_part(
+    frame: pd.DataFrame,
+    part: int,
+    *,
+    folder: Path,
+    provenance: Mapping,
+    declared: tuple[Column, ...],
+    extra: tuple[str, ...],
+) -> None:
+    table: pa.Table = to_table(frame, declared, extra=extra)
     write_catalog_part(folder, part, table, provenance)

@@ -12,7 +12,16 @@ from hotdask.errors import HotdaskError
 from hotdask.pipeline.plan import INPUTS, PLAN, REJECTED, batch_path, list_batches
 from hotdask.pipeline.state import State, open_state
 from hotdask.pipeline.tables import STARS
-from hotdask.schema import CATALOG, CUBE, CUBE_COORDINATES, FITS, REJECTS, SPECTRA, Column, arrow_schema
+from hotdask.schema import (
+    CUBE,
+    CUBE_COORDINATES,
+    REJECTS,
+    SPECTRA,
+    Column,
+    arrow_schema,
+    catalog_columns,
+    fits_columns,
+)
 from hotdask.store.catalog import FITS_FOLDER, read_provenance, shown_catalog
 from hotdask.store.cube import SIDECAR, cube_place, read_layout, read_sidecar
 from hotdask.store.parquet import count_rows, list_parts, part_path, read_schema, read_table
@@ -127,7 +136,8 @@ def _check_tables(state: State) -> tuple[str, list[str]]:
         problems += _check_schema(path, REJECTS)
     if len(list_batches(folder, PLAN)) < len(state.batches):
         return "", problems
-    for name, columns, step in ((SIDECAR, SPECTRA, "ingest"), (FITS_FOLDER, FITS, "fit")):
+    fits = fits_columns(state.settings.fit.compared)
+    for name, columns, step in ((SIDECAR, SPECTRA, "ingest"), (FITS_FOLDER, fits, "fit")):
         if step not in state.summary["done"]:
             continue
         parts = {part_path(folder / name, p): n for p, n in enumerate(state.layout.counts)}
@@ -151,7 +161,7 @@ def _check_catalog(state: State) -> tuple[str, list[str]]:
     if not state.catalog_sound():
         problems.append(f"{shown.folder}: a part's content is not what its name says, or rows are missing")
     for part in shown.parts:
-        problems += _check_schema(part, CATALOG)
+        problems += _check_schema(part, catalog_columns(state.settings.fit.compared))
         specids += read_table(part, ["specid"])["specid"].to_pylist()
     planned = [s for p in list_batches(folder, PLAN) for s in read_table(p, ["specid"])["specid"].to_pylist()]
     if sorted(specids) != sorted(planned):

@@ -310,6 +310,15 @@ STEPS: tuple[Step, ...] = (
         ("hotdask.steps.compare.label_differences", "hotdask.pipeline.compare.compare"),
     ),
     Step(
+        "A second emulator",
+        "§4.7",
+        (),
+        "Only where [fit] compare names one: both fits and their merger once more on the same pixels, so that the "
+        "difference of labels is that of the models, such as LTE and non-LTE. The continuum of each is corrected with "
+        "its own model of the star, as in a run of its own. Errors are scaled by the factors of the first.",
+        ("hotdask.steps.label.Labeler",),
+    ),
+    Step(
         "Critical velocity",
         "§5.4, Eq 8",
         (r"$V_c = \sqrt{\dfrac{2}{3}\,\dfrac{GM}{R_p}},\qquad R_p = \sqrt{GM/g}$",),

@@ -125,6 +125,7 @@ def build_report(
     tracks: pd.DataFrame | None = None,
     bounds: pd.DataFrame | None = None,
     throughput: Sequence[Throughput] = (),
+    compared: Picture | None = None,
     site: bool = False,
     run: str = "RUN",
     title: str = "hotdask report",
@@ -159,6 +160,8 @@ def build_report(
         ``specid`` of some spectra and ``<label>_crb``, the Cramér-Rao bound of each, to set errors beside.
     throughput : sequence of Throughput
         What each step cost.
+    compared : Picture, optional
+        Differences from the labels of a second emulator.
     site : bool
         Whether explorer and method lie beside the page, to be linked.
     run : str
@@ -197,6 +200,7 @@ def build_report(
         "sample_figures": _sample_figures(catalog, chi2, max_chi2ratio=max_chi2ratio),
         "error_figures": _error_figures(catalog, bounds, pulls),
         "repeat_figures": _repeat_figures(catalog, snr_tolerance=snr_tolerance) if len(pulls) >= _MIN_PAIRS else [],
+        "compared": compared,
         "scaling": fact_groups(scaling or {}, scalars_named="error scaling"),
         "recovery": recovery,
         "recovered": recovered,

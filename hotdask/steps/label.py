@@ -11,7 +11,8 @@ from hotdask.emulator.lowrank import LowRankEmulator
 from hotdask.emulator.perpixel import PerPixelEmulator
 from hotdask.errors import EmulatorError
 from hotdask.flags import Flag
-from hotdask.labels import INDEX, LABEL_NAMES, N_LABELS
+from hotdask.labels import COMPARED_LABELS, INDEX, LABEL_NAMES, N_LABELS
+from hotdask.shipped import FROM_FILE
 from hotdask.steps.compress import blocks
 from hotdask.steps.fit import Block, Fitter, Solution, plain_start
 from hotdask.steps.indices import guess_teff
@@ -29,6 +30,27 @@ _ROWS = 128
 
 _AT_ONCE = 512
 """Spectra labeled together, each with 0.25 MB of intermediate arrays; more are hardly faster."""
+
+
+@dataclass(frozen=True)
+class Normalized:
+    """Spectra as they are before any emulator has a say.
+
+    Attributes
+    ----------
+    flux, ivar : (n, 3801) float32
+        Rest frame.
+    normalized, normalized_ivar : (n, 3801) float32
+        Over the continuum of the good pixels.
+    continuum : (n, 3801) float32
+        That continuum, without gaps.
+    """
+
+    flux: np.ndarray
+    ivar: np.ndarray
+    normalized: np.ndarray
+    normalized_ivar: np.ndarray
+    continuum: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -74,6 +96,8 @@ class Labeler:
         Takes both fits on from where ``emulator`` ends them; on its own device.
     model_error : (3801,) float32, optional
         Error of the models [continuum = 1], added to the noise (`hotdask.steps.modelerror`).
+    compared : LowRankEmulator, optional
+        Labels the same pixels besides, for comparison.
     device : str
         Where fits run, ``cpu`` or ``cuda``.
 
@@ -109,6 +133,7 @@ class Labeler:
         *,
         refining: PerPixelEmulator | None = None,
         model_error: np.ndarray | None = None,
+        compared: LowRankEmulator | None = None,
         device: str = "cpu",
     ):
         if not isinstance(emulator, LowRankEmulator):
@@ -161,6 +186,12 @@ class Labeler:
             )
         self._fitted = ~windows.inside(self.wavelength, self.settings.mask)
         self._model_error = model_error
+        self._second = None
+        if compared is not None:
+            try:
+                self._second = Labeler(compared, fit, normalization, model_error=model_error, device=device)
+            except EmulatorError as error:
+                raise EmulatorError(f"fit.compare: {error}") from error
 
     def usable(self, ivar: np.ndarray, andmask: np.ndarray, ormask: np.ndarray) -> np.ndarray:
         """Inverse variance with pixels excluded by the mask bits of the settings set to 0."""
@@ -187,32 +218,40 @@ class Labeler:
         -------
         Prepared
         """
+        return self._prepare(self._normalize(flux, ivar, rv), lsf)
+
+    def _normalize(self, flux: np.ndarray, ivar: np.ndarray, rv: np.ndarray) -> Normalized:
         with kernel("rest frame"):
             flux, ivar = to_rest_frame(flux, ivar, rv)
-        low, high = (float(self.emulator.arrays[f"label_{end}"][INDEX["teff"]]) for end in ("low", "high"))
-        with kernel("line indices"):
-            guess, clipped, missing = guess_teff(flux, ivar, self.wavelength, low=low, high=high)
-        # As plain integers: times a Flag, numpy would widen the array to 64 bits.
-        flags = int(Flag.START_CLIPPED) * clipped.astype(np.int32) | int(Flag.START_MISSING) * missing.astype(np.int32)
-        lsf = self._known_lsf(lsf, len(flux))
-
         with kernel("normalize"):
             normalized, normalized_ivar, continuum = self.normalizer.normalize(flux, ivar)
+        return Normalized(flux, ivar, normalized, normalized_ivar, _bridge(continuum))
+
+    def _prepare(self, seen: Normalized, lsf: np.ndarray | None) -> Prepared:
+        normalized, normalized_ivar = seen.normalized, seen.normalized_ivar
+        low, high = (float(self.emulator.arrays[f"label_{end}"][INDEX["teff"]]) for end in ("low", "high"))
+        with kernel("line indices"):
+            guess, clipped, missing = guess_teff(seen.flux, seen.ivar, self.wavelength, low=low, high=high)
+        # As plain integers: times a Flag, numpy would widen the array to 64 bits.
+        flags = int(Flag.START_CLIPPED) * clipped.astype(np.int32) | int(Flag.START_MISSING) * missing.astype(np.int32)
+        lsf = self._known_lsf(lsf, len(seen.flux))
+
         with kernel("compress"):
             block = self.fitter.load(normalized, self._with_model_error(normalized_ivar), lsf)
         with kernel("first guess"):
             sides = block.guess("all")
             start = block.nearer(*sides)
-        good, bridged = ivar > 0, _bridge(continuum)
-        correction = self._correction(start, lsf, bridged, good)
+        good = seen.ivar > 0
+        correction = self._correction(start, lsf, seen.continuum, good)
         shift = np.where(self._fitted & good, np.abs(correction - 1), 0).max(axis=1)
         rows = np.flatnonzero((shift > self.settings.continuum_tolerance) & block.fittable)
         with kernel("compress"):
             block = block.renormalized(normalized * correction, self._with_model_error(normalized_ivar / correction**2))
         with kernel("first fit"):
             start[rows] = block.fit("all", [start[rows]], rows).labels
-        correction[rows] = self._correction(start[rows], lsf[rows], bridged[rows], good[rows])
-        normalized *= correction
+        correction[rows] = self._correction(start[rows], lsf[rows], seen.continuum[rows], good[rows])
+        # Not in place: a second emulator begins where this one began.
+        normalized = normalized * correction
         normalized_ivar = self._with_model_error(normalized_ivar / correction**2)
         with kernel("compress"):
             block = block.renormalized(normalized, normalized_ivar)
@@ -257,8 +296,8 @@ class Labeler:
         -------
         dict of arrays
             The merged labels by name (vsini signed) and their ``covariance`` (n, 11, 11); and the columns of
-            `hotdask.schema.FITS` but ``specid`` and ``row``. A spectrum with too few good pixels has NaN labels and
-            `Flag.FEW_PIXELS`.
+            `hotdask.schema.FITS` but ``specid`` and ``row``, with a second emulator those of `hotdask.schema.COMPARED`
+            besides. A spectrum with too few good pixels has NaN labels and `Flag.FEW_PIXELS`.
 
         References
         ----------
@@ -294,7 +333,34 @@ class Labeler:
         return out
 
     def _label(self, spectra: Observed) -> dict[str, np.ndarray]:
-        prepared = self.prepare(spectra.flux, spectra.ivar, spectra.rv, spectra.lsf)
+        seen = self._normalize(spectra.flux, spectra.ivar, spectra.rv)
+        out = self._judged(seen, spectra)
+        return out if self._second is None else out | self._second._beside(seen, spectra)
+
+    def _beside(self, seen: Normalized, spectra: Observed) -> dict[str, np.ndarray]:
+        """What this labeler finds, as columns beside those of another."""
+        out = self._merged(seen, spectra)[2]
+        suffix = self.settings.compared or FROM_FILE
+        found = {f"{name}_{suffix}": out[name] for name in (*COMPARED_LABELS, "chi2_red", "flags")}
+        sigma = np.sqrt(np.diagonal(out["covariance"], axis1=1, axis2=2))
+        return found | {f"{name}_{suffix}_err": sigma[:, INDEX[name]] for name in COMPARED_LABELS}
+
+    def _judged(self, seen: Normalized, spectra: Observed) -> dict[str, np.ndarray]:
+        prepared, everything, out = self._merged(seen, spectra)
+        with kernel("judge residuals"):
+            found = self._judge.judge(
+                prepared.flux,
+                prepared.ivar,
+                prepared.lsf,
+                everything.labels,
+                everything.covariance,
+                out["chi2_red_all"],
+            )
+        return out | vars(found)
+
+    def _merged(self, seen: Normalized, spectra: Observed) -> tuple[Prepared, Solution, dict[str, np.ndarray]]:
+        """Spectra as fitted, the fit of all lines, and the columns of both fits and their merger."""
+        prepared = self._prepare(seen, spectra.lsf)
         everything, masked, refitted = fit_both(prepared.block, prepared.starts)
         if self._refiner is not None:
             with kernel("refine"):
@@ -307,16 +373,7 @@ class Labeler:
             if self._model_error is not None:
                 smoothing = smoothing_with(smoothing, prepared.ivar, self._model_error, self._fitted)
             out = self._merge(prepared, everything, masked, refitted, smoothing)
-        with kernel("judge residuals"):
-            found = self._judge.judge(
-                prepared.flux,
-                prepared.ivar,
-                prepared.lsf,
-                everything.labels,
-                everything.covariance,
-                out["chi2_red_all"],
-            )
-        return out | vars(found)
+        return prepared, everything, out
 
     def _merge(
         self, prepared: Prepared, everything: Solution, masked: Solution, refitted: np.ndarray, smoothing: np.ndarray

@@ -30,7 +30,9 @@ PROVENANCE = b"hotdask"
 """Key of the provenance (JSON) in the metadata of every catalog part's schema."""
 
 
-def write_fits_part(run: str | Path, partition: int, columns: Mapping[str, np.ndarray]) -> Path:
+def write_fits_part(
+    run: str | Path, partition: int, columns: Mapping[str, np.ndarray], *, declared: tuple[Column, ...] = FITS
+) -> Path:
     """Write the fits of one partition (``RUN/fits``), whole or not at all.
 
     Parameters
@@ -40,7 +42,9 @@ def write_fits_part(run: str | Path, partition: int, columns: Mapping[str, np.nd
     partition : int
         Its number.
     columns : mapping of str to (n,) array
-        Every column of `hotdask.schema.FITS`; covariances as (n, 11, 11) float64.
+        Every column declared; covariances as (n, 11, 11) float64.
+    declared : tuple of Column
+        `hotdask.schema.FITS`, or with the columns of a second emulator (`hotdask.schema.fits_columns`).
 
     Returns
     -------
@@ -52,12 +56,13 @@ def write_fits_part(run: str | Path, partition: int, columns: Mapping[str, np.nd
     RunError
         If a column is missing, unknown, or of another length or kind than declared.
     """
-    names = [c.name for c in FITS]
+    names = [c.name for c in declared]
     missing, unknown = sorted(set(names) - set(columns)), sorted(set(columns) - set(names))
     if missing or unknown:
         raise RunError(f"fits of partition {partition}: missing {missing}, unknown {unknown}; a bug in the fit task")
     rows = len(columns["specid"])
-    table = pa.table([_fits_column(c, columns[c.name], rows, partition) for c in FITS], schema=arrow_schema(FITS))
+    arrays = [_fits_column(c, columns[c.name], rows, partition) for c in declared]
+    table = pa.table(arrays, schema=arrow_schema(declared))
     return write_table(part_path(Path(run, FITS_FOLDER), partition), table)
 
 
@@ -130,6 +135,7 @@ def publish_catalog(
     metadata: Mapping,
     *,
     rows: int | None = None,
+    declared: tuple[Column, ...] = CATALOG,
 ) -> Published:
     """Write a catalog version, check it, and show it: as ``RUN/catalog``, or where the run's settings say.
 
@@ -143,6 +149,9 @@ def publish_catalog(
         Provenance, JSON values without times: the same run then gives the same bytes.
     rows : int, optional
         How many rows there must be.
+    declared : tuple of Column
+        Columns that every part must have: `hotdask.schema.CATALOG`, or with those of a second emulator
+        (`hotdask.schema.catalog_columns`).
 
     Returns
     -------
@@ -165,7 +174,7 @@ def publish_catalog(
                 else:
                     for part, table in enumerate(tables):
                         write_catalog_part(folder, part, table, metadata)
-                found = _check(folder, metadata, rows)
+                found = _check(folder, metadata, rows, declared)
                 files = _name_by_content(folder)
                 shown = versions.shown()
                 if shown is not None and files == _contents(shown):
@@ -196,12 +205,12 @@ def _contents(shown: Shown) -> dict[str, str] | None:
         return None
 
 
-def _check(folder: Path, metadata: Mapping, rows: int | None) -> int:
+def _check(folder: Path, metadata: Mapping, rows: int | None, columns: tuple[Column, ...]) -> int:
     """Hold a finished version to what a catalog must be; returns its rows."""
     parts = list_parts(folder)
     if not parts:
         raise RunError("the catalog has no parts; nothing was published")
-    declared = arrow_schema(CATALOG)
+    declared = arrow_schema(columns)
     provenance = provenance_metadata(metadata)[PROVENANCE]
     first = read_schema(parts[0])
     for part in parts:

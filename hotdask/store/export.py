@@ -1,6 +1,7 @@
 """The catalog for other programs: FITS, VOTable, Parquet or CSV, with units and UCDs, by our names or the paper's."""
 
 import warnings
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -12,8 +13,8 @@ from astropy.io import fits, votable
 from astropy.table import MaskedColumn, Table
 
 from hotdask.errors import InputError
-from hotdask.labels import CORRELATION_PAIRS, LABEL_NAMES, LABELS, PAPER_LABELS
-from hotdask.schema import CATALOG, JOINED, Column
+from hotdask.labels import COMPARED_LABELS, CORRELATION_PAIRS, LABEL_NAMES, LABELS, PAPER_LABELS
+from hotdask.schema import CATALOG, COMPARED, JOINED, Column
 from hotdask.store.atomic import atomic_path
 from hotdask.store.catalog import catalog_folder
 from hotdask.store.parquet import list_parts
@@ -80,6 +81,14 @@ UCD: dict[str, str] = {
         for name in LABEL_NAMES
         for ending, before in (("", ""), ("_err", "stat.error;"), ("_all", ""), ("_hmasked", ""))
     },
+    **{
+        f"{name}_{suffix}{ending}": f"{before}{_LABEL_UCD.get(name, 'phys.abund')}"
+        for suffix in COMPARED
+        for name in COMPARED_LABELS
+        for ending, before in (("", ""), ("_err", "stat.error;"))
+    },
+    **{f"chi2_red_{suffix}": "stat.fit.chi2" for suffix in COMPARED},
+    **{f"flags_{suffix}": "meta.code.qual" for suffix in COMPARED},
 }
 """Meaning of each column in the vocabulary of the Virtual Observatory (UCD1+)."""
 
@@ -109,7 +118,7 @@ PAPER: dict[str, str] = {
 """The columns of the paper's catalog (Table 5), and ours."""
 
 FORMATS = (".fits", ".vot", ".parquet", ".csv")
-_DECLARED: dict[str, Column] = {c.name: c for c in (*CATALOG, *JOINED)}
+_DECLARED: dict[str, Column] = {c.name: c for c in (*CATALOG, *JOINED, *chain(*COMPARED.values()))}
 _UNKNOWN_ID = -1
 
 

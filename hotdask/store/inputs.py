@@ -18,7 +18,8 @@ from hotdask.errors import InputError
 from hotdask.store.desi import addresses, file_of, is_coadd_name, redrock_names
 from hotdask.store.lamost import OVERRIDES
 
-RESERVED = {c.name for columns in (schema.SPECTRA, schema.FITS, schema.CATALOG) for c in columns} - set(OVERRIDES)
+_WRITTEN = (schema.SPECTRA, schema.FITS, schema.CATALOG, *schema.COMPARED.values())
+RESERVED = {c.name for columns in _WRITTEN for c in columns} - set(OVERRIDES)
 """Columns a run writes itself; an input table must call its own otherwise."""
 _FLOATS = {c.name for c in schema.JOINED if c.type == pa.float64()}
 _BOOLEANS = {c.name for c in schema.SOURCES}

@@ -20,7 +20,6 @@ from hotdask.emulator.checkpoint import write_checkpoint
 from hotdask.emulator.loop import Optimization, Schedule
 from hotdask.emulator.source import SpectrumSource, draw_lsf, draw_vsini
 from hotdask.emulator.training import Training, library_hash, split_library, train
-from hotdask.emulator.weights import default_emulator
 from hotdask.errors import EmulatorError, InputError
 from hotdask.labels import INDEX, LABEL_NAMES, N_LABELS
 from hotdask.library.lte import LteEngine
@@ -28,6 +27,7 @@ from hotdask.library.regrid import to_fine
 from hotdask.library.sampling import Sampling, draw_labels
 from hotdask.library.spectra import LOG_START, LOG_STEP, Library
 from hotdask.library.synthe import read_npz
+from hotdask.shipped import SHIPPED
 from hotdask.windows import FIT_MASK, inside, rest_wavelength
 
 N_FINE = 19216
@@ -78,11 +78,6 @@ def trained(library):
     losses = []
     emulator = train(library, TINY, progress=lambda *passed: losses.append(passed))
     return emulator, losses
-
-
-@pytest.fixture(scope="module")
-def shipped() -> LowRankEmulator:
-    return load_emulator()
 
 
 class TestTiny:
@@ -256,7 +251,7 @@ class TestResume:
 
     def test_an_emulator_is_no_checkpoint(self, library):
         with pytest.raises(EmulatorError, match="not a checkpoint"):
-            train(library, TINY, checkpoint=default_emulator())
+            train(library, TINY, checkpoint=SHIPPED["lte"])
 
 
 class TestEarlyStop:
@@ -440,8 +435,8 @@ class TestLibraryFile:
 
 @pytest.fixture(scope="session")
 def planned(synthesis) -> tuple[LteEngine, np.ndarray]:
-    """The engine and the labels of the library that the shipped emulator was made from."""
-    card = load_emulator().card
+    """The engine and the labels of the library that the LTE emulator was made from."""
+    card = load_emulator("lte").card
     sampling = Sampling(**card["library_provenance"]["settings"]["sampling"])
     engine = LteEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz")
     for name, data in card["library_provenance"]["engine_provenance"].items():
@@ -453,11 +448,16 @@ def planned(synthesis) -> tuple[LteEngine, np.ndarray]:
     return engine, labels
 
 
+@pytest.mark.parametrize("name", SHIPPED)
 class TestShipped:
-    def test_file(self):
-        assert default_emulator().stat().st_size <= 10 * 2**20
+    @pytest.fixture
+    def shipped(self, name) -> LowRankEmulator:
+        return load_emulator(name)
 
-    def test_card(self, shipped):
+    def test_file(self, name):
+        assert SHIPPED[name].stat().st_size <= 10 * 2**20
+
+    def test_card(self, shipped, name):
         card = shipped.card
         assert card["normalization"] == config.Normalize().model_dump(mode="json")
         assert card["residuals"]["every"] <= 0.0010
@@ -465,7 +465,7 @@ class TestShipped:
         assert set(card["label_ranges"]) == set(LABEL_NAMES)
         date.fromisoformat(card["date"])
         # The text beside the file is of this file.
-        text = default_emulator().with_suffix(".md").read_text(encoding="utf-8")
+        text = SHIPPED[name].with_suffix(".md").read_text(encoding="utf-8")
         assert text == card_text(card, shipped.id)
 
     def test_it_was_made_with_the_default_training(self, shipped):
@@ -486,6 +486,14 @@ class TestShipped:
         assert split.held_out.tolist() == card["held_out_members"]
         assert split.validation.tolist() == card["validation_members"]
         assert (len(split.learned), len(split.held_out)) == (card["syntheses"], card["held_out"])
+
+
+class TestLte:
+    """What its library says of the emulator that needs nothing but our own engine."""
+
+    @pytest.fixture
+    def shipped(self) -> LowRankEmulator:
+        return load_emulator("lte")
 
     def test_it_ends_where_the_syntheses_it_learned_from_end(self, shipped, planned):
         split = split_library(len(planned[1]), Training(**shipped.card["training"]))

@@ -12,9 +12,9 @@ import torch
 from safetensors.numpy import save
 
 from hotdask.emulator import LowRankEmulator, PerPixelEmulator, load_emulator, save_emulator
-from hotdask.emulator.weights import default_emulator
 from hotdask.errors import EmulatorError, InputError
 from hotdask.labels import LABEL_NAMES
+from hotdask.shipped import DEFAULT_EMULATOR, SHIPPED, emulator_path
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_round_trip(emulator, tmp_path):
 def test_id_is_the_start_of_the_hash(emulator, saved):
     digest = hashlib.sha256(saved.read_bytes()).hexdigest()
     assert load_emulator(saved).id == digest[:16]
-    assert emulator.id == hashlib.sha256(default_emulator().read_bytes()).hexdigest()[:16]
+    assert emulator.id == hashlib.sha256(emulator_path().read_bytes()).hexdigest()[:16]
 
 
 def test_other_weights_have_another_id(emulator, saved, tmp_path):
@@ -85,14 +85,34 @@ def test_other_weights_have_another_id(emulator, saved, tmp_path):
     assert save_emulator(LowRankEmulator(arrays, emulator.card), tmp_path / "other") != load_emulator(saved).id
 
 
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_ones_are_found_by_name(name, monkeypatch, tmp_path):
+    # Also where a file is called like one: that is ./NAME, or a Path.
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_bytes(b"")
+    assert load_emulator(name).id == hashlib.sha256(SHIPPED[name].read_bytes()).hexdigest()[:16]
+    for other in (f"./{name}", Path(name)):
+        with pytest.raises(EmulatorError, match="not an emulator file"):
+            load_emulator(other)
+
+
+def test_the_default_is_a_shipped_one(emulator):
+    assert emulator.id == load_emulator(DEFAULT_EMULATOR).id
+
+
+def test_an_unknown_name_is_told_those_shipped():
+    with pytest.raises(EmulatorError, match=rf"name of a shipped one \({', '.join(SHIPPED)}\) or the path of a file"):
+        load_emulator("ltee")
+
+
 def test_missing_file(tmp_path):
     message = refusal(tmp_path / "nothing.safetensors")
     assert "No such file" in message
-    assert "fit.emulator" in message
+    assert "the path of a file" in message
 
 
 def test_a_folder_is_no_file(tmp_path):
-    assert "fit.emulator" in refusal(tmp_path)
+    assert "the path of a file" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x04random", np.random.default_rng(0).bytes(5000)])

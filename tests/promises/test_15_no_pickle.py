@@ -20,11 +20,11 @@ from distributed import Client
 import hotdask
 from hotdask.config import Settings
 from hotdask.emulator import load_emulator, save_emulator
-from hotdask.emulator.weights import default_emulator
 from hotdask.errors import EmulatorError, HotdaskError, InputError, RunError, SettingsError
 from hotdask.library.arrays import read_arrays
 from hotdask.pipeline.execute import run
 from hotdask.pipeline.maps import make_labeler
+from hotdask.shipped import emulator_path
 from hotdask.store.staging import ROW, staged_path
 
 MakeSettings = Callable[..., Settings]
@@ -251,7 +251,7 @@ def test_a_worker_with_other_weights_does_not_fit(finished, client: Client, tmp_
     identity = load_emulator(path).id
     assert client.submit(lambda: make_labeler(settings, identity) is not None, pure=False).result()
     # As if the file on that machine were an older one.
-    shutil.copy(default_emulator(), path)
+    shutil.copy(emulator_path(), path)
     client.run(lambda: __import__("hotdask.pipeline.maps").pipeline.maps.labeler.cache_clear())
     with pytest.raises(RunError, match="give all workers one file"):
         client.submit(lambda: make_labeler(settings, identity) is not None, pure=False).result()

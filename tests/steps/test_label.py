@@ -9,7 +9,7 @@ from hotdask import config, schema, windows
 from hotdask.emulator import LowRankEmulator, PerPixelEmulator, load_emulator, mean_lsf
 from hotdask.errors import EmulatorError, InputError
 from hotdask.flags import Flag
-from hotdask.labels import INDEX, LABEL_NAMES, LABELS, LSF_NAMES, N_LABELS
+from hotdask.labels import COMPARED_LABELS, INDEX, LABEL_NAMES, LABELS, LSF_NAMES, N_LABELS
 from hotdask.simulation import Simulation, draw_stars, draw_visits, make_spectra
 from hotdask.steps.label import Labeler, fit_both
 from hotdask.steps.merge import NOISE_GAIN, merge_fits
@@ -308,6 +308,45 @@ class TestRefined:
     def test_only_networks_of_single_pixels_refine(self):
         with pytest.raises(EmulatorError, match=r"fit.refine needs a per-pixel emulator.*--architecture perpixel"):
             Labeler(EMULATOR, refining=EMULATOR)
+
+
+class TestSecondEmulator:
+    """Labels of the same pixels by another emulator."""
+
+    @pytest.fixture
+    def deeper(self) -> LowRankEmulator:
+        """The shipped one, all of its lines 5 % deeper."""
+        mean, basis = (EMULATOR.arrays[name] for name in ("mean", "basis"))
+        lines = {"mean": (1 + 1.05 * (mean - 1)).astype(np.float32), "basis": (1.05 * basis).astype(np.float32)}
+        return LowRankEmulator(EMULATOR.arrays | lines, EMULATOR.card)
+
+    def test_it_finds_what_it_finds_alone_and_the_first_as_well(self, survey, labelled, deeper):
+        found = survey.label(labeler=Labeler(EMULATOR, compared=deeper))
+        alone = survey.label(labeler=Labeler(deeper))
+        beside = {c.name: found.pop(c.name) for c in schema.COMPARED["compare"]}
+        assert found.keys() == labelled.keys()
+        for name, values in labelled.items():
+            np.testing.assert_array_equal(found[name], values)
+        for name in (*COMPARED_LABELS, "chi2_red"):
+            np.testing.assert_array_equal(beside[f"{name}_compare"], alone[name])
+        sigma = np.sqrt(np.diagonal(alone["covariance"], axis1=1, axis2=2))
+        for name in COMPARED_LABELS:
+            np.testing.assert_array_equal(beside[f"{name}_compare_err"], sigma[:, INDEX[name]])
+        assert (beside["teff_compare"] != found["teff"]).mean() > 0.9
+        # The first made these spectra.
+        assert (beside["chi2_red_compare"] > found["chi2_red"]).mean() > 0.9
+
+    def test_it_follows_a_corrected_velocity(self, survey):
+        fit = config.Fit(refit_rv=True, compare="lte")
+        rows = slice(0, 24)
+        found = survey.label(rows, Labeler(EMULATOR, fit, compared=EMULATOR), rv=survey.rv + 400.0)
+        assert (found["rv_refit"] != 0).sum() > 15
+        for name in (*COMPARED_LABELS, "chi2_red"):
+            np.testing.assert_array_equal(found[f"{name}_lte"], found[name])
+
+    def test_networks_of_single_pixels_do_not_compare(self, perpixel):
+        with pytest.raises(EmulatorError, match=r"^fit\.compare: fits need a low-rank emulator"):
+            Labeler(EMULATOR, compared=perpixel)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")

@@ -13,7 +13,7 @@ from astropy.table import Table
 from astropy.units import UnitsWarning
 
 from hotdask.errors import InputError
-from hotdask.schema import CATALOG, JOINED, arrow_schema, to_table
+from hotdask.schema import CATALOG, COMPARED, JOINED, arrow_schema, to_table
 from hotdask.store.catalog import publish_catalog
 from hotdask.store.export import PAPER, UCD, export_catalog
 
@@ -45,7 +45,7 @@ def run(tmp_path_factory):
 
 
 def test_every_column_has_a_valid_ucd():
-    assert UCD.keys() == {c.name for c in (*CATALOG, *JOINED)}
+    assert UCD.keys() == {c.name for columns in (CATALOG, JOINED, *COMPARED.values()) for c in columns}
     assert [ucd for ucd in UCD.values() if not check_ucd(ucd, check_controlled_vocabulary=True)] == []
 
 
