@@ -13,12 +13,15 @@ from hotdask.library import hydrogen, opacity
 from hotdask.library.abundances import abundances
 from hotdask.library.atmospheres import AtmosphereGrid, read_atmospheres
 from hotdask.library.atoms import MASSES, N_STAGES, SYMBOLS, ionization_energy
+from hotdask.library.corrections import TABLE, correct
+from hotdask.library.corrections import identity as corrections_identity
 from hotdask.library.helium import add_helium_line, replaced_lines, stark_tables
 from hotdask.library.linelist import LineList, default_damping, read_lines
 from hotdask.library.metals import add_lines
 from hotdask.library.spectra import LOG_START, LOG_STEP, N_FINE, Synthesis
 from hotdask.library.starktables import StarkLine
 from hotdask.library.state import ATOMIC_MASS, C_CGS, H_ERG, K_ERG, K_EV, State, solve_state
+from hotdask.library.strong import AssumedWidth, assumed_widths
 from hotdask.library.transfer import eddington_factors, emergent_flux
 
 SAMPLES = 5
@@ -62,6 +65,9 @@ class LteEngine:
         Files for `read_atmospheres` and `read_lines`.
     helium : {"stark", "voigt"}
         He I and He II lines from Stark tables, or as the list's Voigt profiles (as SYNTHE draws them).
+    corrected : bool
+        Whether `hotdask.library.corrections.correct` mends the list first. Without, the engine reads what SYNTHE reads,
+        which a comparison of the two asks for.
 
     Raises
     ------
@@ -78,11 +84,15 @@ class LteEngine:
 
     name = "hotdask-lte"
 
-    def __init__(self, atmospheres: str, lines: str, helium: str = "stark"):
+    def __init__(self, atmospheres: str, lines: str, helium: str = "stark", *, corrected: bool = True):
         if helium not in ("stark", "voigt"):
             raise SynthesisError(f"helium lines are 'stark' or 'voigt', not {helium!r}")
         self._grid: AtmosphereGrid = read_atmospheres(atmospheres)
         self._list: LineList = read_lines(lines)
+        self._corrections = None
+        if corrected:
+            self._list, applied = correct(self._list)
+            self._corrections = {"name": TABLE.name, "sha256": corrections_identity(), "applied": int(applied.sum())}
         self._helium = helium
         self._stark = stark_tables() if helium == "stark" else ()
         self._lines = _prepare(self._list, keep_helium=not self._stark)
@@ -95,9 +105,15 @@ class LteEngine:
             "code": _code_hash(),
             "atmospheres": {"name": self._grid.name, "sha256": self._grid.identity},
             "lines": {"name": self._list.name, "sha256": self._list.identity},
+            "corrections": self._corrections,
             "helium": self._helium,
             "line_threshold": _THRESHOLD,
         }
+
+    def assumed_widths(self) -> list[AssumedWidth]:
+        """Strong lines whose damping is not measured but assumed; takes seconds."""
+        replaced = replaced_lines(self._list.z, self._list.ion, self._list.wavelength) if self._stark else None
+        return assumed_widths(self._list, self._grid, replaced)
 
     def covers(self, labels: np.ndarray) -> np.ndarray:
         """Whether atmospheres exist, (n,) bool."""
