@@ -58,7 +58,7 @@ class LineList:
         Name and SHA-256 of the file.
     left_out : int
         Lines of the file that are no use to an engine: hydrogen, molecules, elements beyond uranium, ions beyond five
-        times ionized, autoionizing and coronal lines, edges of continua.
+        times ionized, autoionizing and coronal lines, edges of continua, and in ``.npz`` files exact repetitions.
     """
 
     z: np.ndarray
@@ -129,12 +129,12 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         if not good.all():
             row = int(np.argmin(good))
             raise InputError(f"{path}: {name}[{row}] is {lines[name][row]:g}; {_REMEDY}")
-    return {
-        **lines,
-        "wavelength": _from_air(lines["wl_air"]),
-        "elo": lines["elo_ev"],
-        "useful": np.ones(len(lines["z"])),
-    }
+    # Lists pieced together from parts that overlap hold the lines of the overlaps twice.
+    table = np.stack([lines[name] for name in ("z", "ion", "wl_air", "loggf", "elo_ev")], axis=1)
+    _, first = np.unique(table, axis=0, return_index=True)
+    useful = np.zeros(len(table))
+    useful[first] = 1
+    return {**lines, "wavelength": _from_air(lines["wl_air"]), "elo": lines["elo_ev"], "useful": useful}
 
 
 def _from_air(wavelength: np.ndarray) -> np.ndarray:

@@ -14,6 +14,8 @@ from hotdask.library import hydrogen, hydrostatic, opacity
 from hotdask.library.abundances import abundances
 from hotdask.library.atmospheres import AtmosphereGrid, read_atmospheres
 from hotdask.library.atoms import MASSES, N_STAGES, SYMBOLS, ionization_energy
+from hotdask.library.corrections import TABLE, correct
+from hotdask.library.corrections import identity as corrections_identity
 from hotdask.library.departures import Departures, match_lines, read_departures
 from hotdask.library.helium import add_helium_line, replaced_lines, stark_tables
 from hotdask.library.helium_profiles import read_helium_profiles
@@ -22,6 +24,7 @@ from hotdask.library.metals import add_lines
 from hotdask.library.spectra import LOG_START, LOG_STEP, N_FINE, Synthesis
 from hotdask.library.starktables import StarkLine
 from hotdask.library.state import ATOMIC_MASS, C_CGS, H_ERG, K_ERG, K_EV, State, solve_state
+from hotdask.library.strong import AssumedWidth, assumed_widths
 from hotdask.library.transfer import eddington_factors, emergent_flux
 
 SAMPLES = 5
@@ -71,6 +74,9 @@ class LteEngine:
         File for `read_departures`: spectra are out of LTE, and have beside them those in LTE.
     extend : bool
         Add structures below the lowest gravities of the atmospheres; see `hotdask.library.hydrostatic.extend_grid`.
+    corrected : bool
+        Whether `hotdask.library.corrections.correct` mends the list first. Without, the engine reads what SYNTHE reads,
+        which a comparison of the two asks for.
 
     Raises
     ------
@@ -96,6 +102,7 @@ class LteEngine:
         helium_profiles: str | None = None,
         nlte: str | None = None,
         extend: bool = True,
+        corrected: bool = True,
     ):
         if helium not in ("stark", "voigt"):
             raise SynthesisError(f"helium lines are 'stark' or 'voigt', not {helium!r}")
@@ -104,6 +111,10 @@ class LteEngine:
         read = read_atmospheres(atmospheres)
         self._grid: AtmosphereGrid = hydrostatic.extend_grid(read) if extend else read
         self._list: LineList = read_lines(lines)
+        self._corrections = None
+        if corrected:
+            self._list, applied = correct(self._list)
+            self._corrections = {"name": TABLE.name, "sha256": corrections_identity(), "applied": int(applied.sum())}
         self._helium = helium
         self._profiles = None if helium_profiles is None else read_helium_profiles(helium_profiles)
         self._stark: tuple[StarkLine, ...] = stark_tables() if helium == "stark" else ()
@@ -122,11 +133,17 @@ class LteEngine:
             "atmospheres": {"name": self._grid.name, "sha256": self._grid.identity, "models": len(self._grid.teff)},
             "atmospheres_added": hydrostatic.describe(self._grid),
             "lines": {"name": self._list.name, "sha256": self._list.identity},
+            "corrections": self._corrections,
             "helium": self._helium,
             "helium_profiles": self._profiles and {"name": self._profiles.name, "sha256": self._profiles.identity},
             "nlte": self._departures and {"name": self._departures.name, "sha256": self._departures.identity},
             "line_threshold": _THRESHOLD,
         }
+
+    def assumed_widths(self) -> list[AssumedWidth]:
+        """Strong lines whose damping is not measured but assumed; takes seconds."""
+        replaced = replaced_lines(self._list.z, self._list.ion, self._list.wavelength) if self._stark else None
+        return assumed_widths(self._list, self._grid, replaced)
 
     def covers(self, labels: np.ndarray) -> np.ndarray:
         """Whether atmospheres exist, (n,) bool."""

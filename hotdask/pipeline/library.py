@@ -40,6 +40,8 @@ from hotdask.store.receipts import hash_file
 NOT_CONVERGED = "not converged"
 _SHOWN = 5
 """Reasons and differences a message lists."""
+_NOTABLE = 0.005
+"""Share of the continuum by which twice the width changes the depth of a line worth naming."""
 
 
 def make_engine(settings: config.Engine) -> Engine:
@@ -132,6 +134,7 @@ def build(
     if path.exists():
         _check_same(path, library_provenance(path), provenance)
     else:
+        provenance["assumed_widths"] = _assumed_widths(engine, echo)
         labels = engine.labels if isinstance(engine, FinishedEngine) else _draw(settings.sampling, engine)
         path.parent.mkdir(parents=True, exist_ok=True)
         create_library(path, labels, provenance=provenance)
@@ -287,6 +290,21 @@ def _provenance(settings: config.LibrarySettings, engine: Engine) -> dict:
     return json.loads(json.dumps(found))
 
 
+def _assumed_widths(engine: Engine, echo: Callable[[str], None]) -> dict:
+    """Strong lines whose widths an engine assumes, said aloud and for the library to keep."""
+    if not hasattr(engine, "assumed_widths"):
+        return {}
+    lines = engine.assumed_widths()
+    notable = [str(line) for line in lines if line.change > _NOTABLE]
+    echo(
+        f"library: {len(lines)} strong lines have a width that is assumed; {len(notable)} of them would be deeper by "
+        f"more than {100 * _NOTABLE:g} % of the continuum if it were twice as large"
+    )
+    for line in notable[:_SHOWN]:
+        echo(f"  {line}")
+    return {"lines": len(lines), "notable": notable}
+
+
 def _without_folders(settings: BaseModel) -> dict:
     """A file's name says what it is, its content is hashed; where it lay is nobody's business, and may change."""
 
@@ -305,7 +323,9 @@ def _flat(value: object, name: str = "") -> dict[str, object]:
 
 
 def _check_same(path: Path, before: dict, now: dict) -> None:
-    old, new = ({k: v for k, v in _flat(p).items() if k != "date"} for p in (before, now))
+    # What is said about widths follows from the engine, to a rounding error.
+    told = ("date", "assumed_widths")
+    old, new = ({k: v for k, v in _flat(p).items() if k.split(".")[0] not in told} for p in (before, now))
     changed = [f"  {k}: {old.get(k)!r} -> {new.get(k)!r}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)]
     if changed:
         more = f"\n  and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""

@@ -200,10 +200,20 @@ def test_an_npz_without_an_array_is_refused(tmp_path):
         read_lines(tmp_path / "lines.npz")
 
 
+def test_exact_repetitions_in_an_npz_count_once(tmp_path):
+    wave = np.array([4000.0, 4000, 4000, 4000, 4000])
+    strength, energy = np.array([0.1, 0.1, 0.2, 0.1, 0.1]), np.array([1.0, 1, 1, 2, 1])
+    np.savez(tmp_path / "lines.npz", **arrays(5, wl_air=wave, loggf=strength, elo_ev=energy))
+    lines = read_lines(tmp_path / "lines.npz")
+    assert sorted(zip(lines.loggf.tolist(), lines.elo.tolist(), strict=True)) == [(0.1, 1), (0.1, 2), (0.2, 1)]
+    assert lines.left_out == 2
+
+
 def test_the_real_list(synthesis):
     lines = read_lines(synthesis / "lines_hot.npz")
     assert len(lines.z) > 160_000
-    assert lines.left_out == 0
+    # Lines of the stretches of 40 Å around 4000, 5000 ... Å, where its parts overlap.
+    assert lines.left_out == 2890
     assert np.all(np.diff(lines.wavelength) >= 0)
     # Mg II 4481.126 + 4481.325 and He I 4471 (NIST, air).
     for wave, z, ion, elo in ((4481.126, 12, 2, 8.864), (4471.48, 2, 1, 20.964)):
