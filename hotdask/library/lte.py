@@ -142,7 +142,7 @@ class LteEngine:
 
     def assumed_widths(self) -> list[AssumedWidth]:
         """Strong lines whose damping is not measured but assumed; takes seconds."""
-        replaced = replaced_lines(self._list.z, self._list.ion, self._list.wavelength) if self._stark else None
+        replaced = replaced_lines(self._list.z, self._list.ion, self._list.wavelength, self._stark)
         return assumed_widths(self._list, self._grid, replaced)
 
     def covers(self, labels: np.ndarray) -> np.ndarray:
