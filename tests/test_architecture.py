@@ -18,7 +18,8 @@ ALLOWED = {
     "library": {""},
     "emulator": {"library", "steps.normalize", ""},
     "steps": {"emulator"},
-    "store": {"library.spectra", "library.synthe"},
+    "spectra": set(),
+    "store": {"spectra", "library.spectra", "library.synthe"},
     "report": {"steps.rotation"},
     "information": {"emulator", "library", "steps.normalize"},
     "corruption": set(),
@@ -32,6 +33,7 @@ DASK = {"dask", "distributed"}
 FORBIDDEN = {
     "steps": DASK | {"zarr", "xarray"},
     "emulator": DASK | {"zarr", "xarray"},
+    "spectra": DASK | {"torch", "zarr", "xarray"},
     "library": DASK | {"zarr", "xarray"},
     "store": DASK | {"torch"},
     "report": DASK | {"torch", "zarr"},
