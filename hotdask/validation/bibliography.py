@@ -88,9 +88,20 @@ def from_solar(labels: np.ndarray) -> np.ndarray:
     [-0.13, -0.22, -0.24, -0.04, -0.09, -0.17]
     """
     labels = np.array(labels, dtype=np.float64)
-    for name in ABUNDANCES:
-        labels[..., INDEX[name]] += SUN[name] - zero_point(name)
+    for name, step in conversion().items():
+        labels[..., INDEX[name]] += step
     return labels
+
+
+def conversion() -> dict[str, float]:
+    """What is added to each [X/H] of the literature: `SUN` less `zero_point` [dex].
+
+    Examples
+    --------
+    >>> round(conversion()["fe_h"], 2)
+    -0.17
+    """
+    return {name: SUN[name] - zero_point(name) for name in ABUNDANCES}
 
 
 def read_bibliography(folder=None) -> Bibliography:
