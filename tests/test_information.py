@@ -213,9 +213,9 @@ def test_emulator_agrees_with_differences_of_its_own(star):
 @pytest.fixture(scope="module")
 def lte(synthesis):
     """Spectra of the LTE engine as the fit sees them."""
-    from hotdask.library.lte import LteEngine
+    from hotdask.library.synthesis import HotdaskEngine
 
-    return engine_spectrum(LteEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz"))
+    return engine_spectrum(HotdaskEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz"))
 
 
 @pytest.mark.parametrize("star", [B_STAR, A_STAR], ids=["B", "A"])

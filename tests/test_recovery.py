@@ -72,10 +72,10 @@ def emulator(library) -> LowRankEmulator:
 @pytest.fixture(scope="module")
 def fiducial(synthesis) -> Library:
     """The LTE engine's spectrum of the paper's B star."""
-    from hotdask.library.lte import LteEngine
+    from hotdask.library.synthesis import HotdaskEngine
 
     labels = np.where(np.arange(N_LABELS) == INDEX["vsini"], 0, FIDUCIAL_B)
-    flux, _ = to_fine(LteEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz")(labels))
+    flux, _ = to_fine(HotdaskEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz")(labels))
     return Library((flux / np.median(flux))[None].astype(np.float32), labels[None], LOG_START, "fiducial")
 
 

@@ -63,11 +63,11 @@ def make_engine(settings: config.Engine) -> Engine:
         case "lte":
             # Numba and the line profiles are an extra; other engines do without.
             try:
-                from hotdask.library.lte import LteEngine
+                from hotdask.library.synthesis import HotdaskEngine
             except ModuleNotFoundError as error:
                 raise InputError(f"the LTE engine needs {error.name}: pip install 'hotdask[synthesis]'") from error
 
-            engine = LteEngine(
+            engine = HotdaskEngine(
                 settings.atmospheres,
                 settings.lines,
                 helium=settings.helium,

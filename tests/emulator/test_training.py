@@ -22,11 +22,11 @@ from hotdask.emulator.source import SpectrumSource, draw_lsf, draw_vsini
 from hotdask.emulator.training import Training, library_hash, split_library, train
 from hotdask.errors import EmulatorError, InputError
 from hotdask.labels import INDEX, LABEL_NAMES, N_LABELS
-from hotdask.library.lte import LteEngine
 from hotdask.library.regrid import to_fine
 from hotdask.library.sampling import Sampling, draw_labels
 from hotdask.library.spectra import LOG_START, LOG_STEP, Library
 from hotdask.library.synthe import read_npz
+from hotdask.library.synthesis import HotdaskEngine
 from hotdask.shipped import SHIPPED
 from hotdask.windows import FIT_MASK, inside, rest_wavelength
 
@@ -434,11 +434,11 @@ class TestLibraryFile:
 
 
 @pytest.fixture(scope="session")
-def planned(synthesis) -> tuple[LteEngine, np.ndarray]:
+def planned(synthesis) -> tuple[HotdaskEngine, np.ndarray]:
     """The engine and the labels of the library that the LTE emulator was made from."""
     card = load_emulator("lte").card
     sampling = Sampling(**card["library_provenance"]["settings"]["sampling"])
-    engine = LteEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz")
+    engine = HotdaskEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz")
     for name, data in card["library_provenance"]["engine_provenance"].items():
         if name in ("atmospheres", "lines"):
             assert engine.provenance()[name] == data

@@ -9,7 +9,7 @@ from hotdask.errors import InputError
 from hotdask.labels import INDEX, N_LABELS
 from hotdask.library.departures import Departures, Levels, match_lines, read_departures
 from hotdask.library.linelist import HC, read_lines
-from hotdask.library.lte import LteEngine, sample_wavelength
+from hotdask.library.synthesis import HotdaskEngine, sample_wavelength
 from hotdask.windows import air_to_vacuum
 
 CLOSE = 0.02
@@ -30,7 +30,7 @@ def departures(populations):
 
 @pytest.fixture(scope="module")
 def engine(synthesis, populations):
-    return LteEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz", nlte=populations)
+    return HotdaskEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz", nlte=populations)
 
 
 def row(departures: Departures, z: int, charge: int, number: int) -> int:
@@ -160,7 +160,7 @@ def test_coefficients_of_one_are_lte_exactly(engine, monkeypatch):
 
 
 def test_lte_beside_is_that_of_an_engine_in_lte(engine, synthesis):
-    alone = LteEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz")(star(20000, 4.0))
+    alone = HotdaskEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz")(star(20000, 4.0))
     assert alone.flux_lte is None
     np.testing.assert_allclose(engine(star(20000, 4.0)).flux_lte, alone.flux, rtol=1e-12)
 

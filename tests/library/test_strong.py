@@ -8,9 +8,9 @@ from hotdask.library.abundances import abundances
 from hotdask.library.atmospheres import read_atmospheres
 from hotdask.library.atoms import N_STAGES, ionization_energy
 from hotdask.library.linelist import LineList, default_damping
-from hotdask.library.lte import LteEngine
 from hotdask.library.state import solve_state
 from hotdask.library.strong import STRONG, assumed_widths, equivalent_widths
+from hotdask.library.synthesis import HotdaskEngine
 from hotdask.windows import air_to_vacuum
 
 ROWS = {
@@ -71,7 +71,7 @@ def test_equivalent_widths_are_those_of_the_engine(synthesis, grid, tmp_path):
         table[:, 3] += shift
         path = tmp_path / f"lines{shift:g}.npz"
         np.savez(path, **dict(zip(names, table.T, strict=True)))
-        spectra.append(LteEngine(synthesis / "atlas9_hot.npz", path)(sun(12000, 4.0)))
+        spectra.append(HotdaskEngine(synthesis / "atlas9_hot.npz", path)(sun(12000, 4.0)))
     with_lines, without = spectra
     expected = []
     for row in ROWS.values():

@@ -59,7 +59,7 @@ def planck(wavelength: np.ndarray, temperature: np.ndarray) -> np.ndarray:
     return 2e-8 * H_ERG * C_CGS**2 / centimeter**5 / np.expm1(H_ERG * C_CGS / (centimeter * K_ERG * temperature))
 
 
-class LteEngine:
+class HotdaskEngine:
     """Synthesis of hot stars' spectra in LTE, 3724-9022 Å.
 
     Parameters

@@ -11,10 +11,10 @@ from hotdask.emulator.broadening import Broadener, mean_lsf
 from hotdask.errors import InputError, SynthesisError
 from hotdask.labels import INDEX, N_LABELS
 from hotdask.library.arrays import sha256
-from hotdask.library.lte import SAMPLES, LteEngine, planck, sample_wavelength
 from hotdask.library.regrid import to_fine
 from hotdask.library.spectra import LOG_START, LOG_STEP, N_FINE, Synthesis, fine_wavelength
 from hotdask.library.synthe import read_npz
+from hotdask.library.synthesis import SAMPLES, HotdaskEngine, planck, sample_wavelength
 
 METALS = ("c_h", "n_h", "o_h", "si_h", "s_h", "fe_h")
 
@@ -29,23 +29,23 @@ def star(teff, logg=4.0, vmic=2.0, n_he=0.0889, metals=0.0, **others):
 
 @pytest.fixture(scope="module")
 def engine(synthesis):
-    return LteEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz")
+    return HotdaskEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz")
 
 
 @pytest.fixture(scope="module")
 def voigt_engine(synthesis):
-    return LteEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz", helium="voigt")
+    return HotdaskEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz", helium="voigt")
 
 
 @pytest.fixture(scope="module")
 def helium_engine(synthesis):
     profiles = synthesis / "he1_stark_tremblay2026.dat"
-    return LteEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz", helium_profiles=profiles)
+    return HotdaskEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz", helium_profiles=profiles)
 
 
 @pytest.fixture(scope="module")
 def like_synthe(synthesis):
-    return LteEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz", helium="voigt", corrected=False)
+    return HotdaskEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz", helium="voigt", corrected=False)
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +302,7 @@ def test_provenance_tells_engines_apart(engine, voigt_engine, helium_engine, lik
 
 def test_o_dwarfs_below_the_atmospheres(engine, synthesis):
     """At 40000 K ATLAS9 ends at log g 4.5; Hγ narrows evenly across."""
-    bare = LteEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz", extend=False)
+    bare = HotdaskEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz", extend=False)
     labels = np.stack([star(40000, logg=logg) for logg in (3.9, 4.2, 4.5, 4.8)])
     assert engine.covers(labels).all()
     assert bare.covers(labels).tolist() == [False, False, True, True]
@@ -319,15 +319,17 @@ def test_o_dwarfs_below_the_atmospheres(engine, synthesis):
 
 def test_unknown_helium_profiles(synthesis):
     with pytest.raises(SynthesisError, match="'stark' or 'voigt', not 'holtsmark'"):
-        LteEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz", helium="holtsmark")
+        HotdaskEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz", helium="holtsmark")
     with pytest.raises(SynthesisError, match="no use for helium_profiles"):
-        LteEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz", helium="voigt", helium_profiles="a")
+        HotdaskEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz", helium="voigt", helium_profiles="a")
 
 
 def test_missing_files(synthesis, tmp_path):
     with pytest.raises(InputError, match=r"atmospheres\.npz"):
-        LteEngine(tmp_path / "atmospheres.npz", synthesis / "lines_hot.npz")
+        HotdaskEngine(tmp_path / "atmospheres.npz", synthesis / "lines_hot.npz")
     with pytest.raises(InputError, match=r"lines\.npz"):
-        LteEngine(synthesis / "atlas9_hot.npz", tmp_path / "lines.npz")
+        HotdaskEngine(synthesis / "atlas9_hot.npz", tmp_path / "lines.npz")
     with pytest.raises(InputError, match=r"profiles\.dat"):
-        LteEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz", helium_profiles=tmp_path / "profiles.dat")
+        HotdaskEngine(
+            synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz", helium_profiles=tmp_path / "profiles.dat"
+        )
