@@ -197,7 +197,7 @@ def build_library(settings, out, n, seed, retry, scheduler, workers, dashboard) 
     \b
     out = "library.zarr"
     [engine]
-    kind = "lte"                  # or function, program, finished
+    kind = "hotdask"              # or function, program, finished
     atmospheres = "atlas9.npz"    # data of your own
     lines = "lines.npz"
     [sampling]

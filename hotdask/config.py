@@ -442,7 +442,7 @@ class CandidateSettings(_Section):
 
 _READER = {"medium", "unit", "columns", "skip", "continuum"}
 _ENGINES: dict[str, tuple[set[str], set[str]]] = {
-    "lte": ({"atmospheres", "lines"}, {"helium", "helium_profiles", "nlte", "extend"}),
+    "hotdask": ({"atmospheres", "lines"}, {"helium", "helium_profiles", "nlte", "extend"}),
     "function": ({"function"}, set()),
     "program": ({"command", "output", "medium"}, {"templates", "timeout", "converged", "log", "solar", *_READER}),
     "finished": ({"table", "medium"}, _READER),
@@ -453,15 +453,17 @@ _ENGINES: dict[str, tuple[set[str], set[str]]] = {
 class Engine(_Section):
     """What makes the spectra of a library; each kind has its own settings."""
 
-    kind: Literal["lte", "function", "program", "finished"] = Field(description="where spectra come from")
+    kind: Literal["hotdask", "function", "program", "finished"] = Field(description="where spectra come from")
     name: str | None = Field(None, min_length=1, description="what the library's card calls it")
-    atmospheres: str | None = Field(None, description="lte: model atmospheres")
-    lines: str | None = Field(None, description="lte: line list")
-    helium: Literal["stark", "voigt"] = Field("stark", description="lte: profiles of helium lines")
-    nlte: str | None = Field(None, description="lte: populations out of LTE (BSTAR2006), for a second set of spectra")
-    extend: bool = Field(True, description="lte: structures of our own below the gravities of the atmospheres")
+    atmospheres: str | None = Field(None, description="hotdask: model atmospheres")
+    lines: str | None = Field(None, description="hotdask: line list")
+    helium: Literal["stark", "voigt"] = Field("stark", description="hotdask: profiles of helium lines")
+    nlte: str | None = Field(
+        None, description="hotdask: populations out of LTE (BSTAR2006), for a second set of spectra"
+    )
+    extend: bool = Field(True, description="hotdask: structures of our own below the gravities of the atmospheres")
     helium_profiles: str | None = Field(
-        None, description="lte: Stark profiles of He I (Tremblay et al. 2026); default: of four lines, installed"
+        None, description="hotdask: Stark profiles of He I (Tremblay et al. 2026); default: of four lines, installed"
     )
     function: str | None = Field(None, description="function: module:function, imported and run on every worker")
     command: tuple[str, ...] = Field((), description="program: the program and its arguments")
@@ -485,7 +487,7 @@ class Engine(_Section):
         needed, taken = _ENGINES[self.kind]
         missing = sorted(n for n in needed if not getattr(self, n))
         if missing:
-            if self.kind == "lte":
+            if self.kind == "hotdask":
                 missing.append("which Kurucz publishes (kurucz.harvard.edu: ap*.dat decks, gfall lists), or .npz files")
             raise ValueError(f"kind = '{self.kind}' needs {', '.join(missing)}")
         given = {n for n, field in type(self).model_fields.items() if getattr(self, n) != field.default}

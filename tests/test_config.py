@@ -295,5 +295,5 @@ def test_sections_stand_for_themselves():
 
 def test_library_settings_of_the_repository():
     found = load_library_settings(Path(__file__).parents[1] / "deploy" / "local" / "library.toml")
-    assert found.engine.kind == "lte"
+    assert found.engine.kind == "hotdask"
     assert found.sampling.n >= 5000

@@ -1,4 +1,4 @@
-"""The LTE engine: labels → atmosphere → gas → opacities → emergent spectrum."""
+"""The engine: labels → atmosphere → gas → opacities → emergent spectrum, in LTE and out of it."""
 
 import functools
 import hashlib
@@ -60,7 +60,7 @@ def planck(wavelength: np.ndarray, temperature: np.ndarray) -> np.ndarray:
 
 
 class HotdaskEngine:
-    """Synthesis of hot stars' spectra in LTE, 3724-9022 Å.
+    """Synthesis of hot stars' spectra, 3724-9022 Å: in LTE or, given populations, out of it and in LTE besides.
 
     Parameters
     ----------
@@ -91,8 +91,6 @@ class HotdaskEngine:
     the equation of state and the opacities.
     """
 
-    name = "hotdask-lte"
-
     def __init__(
         self,
         atmospheres: str,
@@ -121,6 +119,7 @@ class HotdaskEngine:
         if self._profiles is not None:
             self._stark = (*self._profiles.lines, *(line for line in self._stark if line.ion == 2))
         self._departures = None if nlte is None else read_departures(nlte)
+        self.name = "hotdask-lte" if nlte is None else "hotdask-nlte"
         self._lines = _prepare(self._list, self._departures, self._stark)
         self._levels = _find_levels(self._stark, self._departures)
 

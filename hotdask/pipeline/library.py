@@ -60,12 +60,12 @@ def make_engine(settings: config.Engine) -> Engine:
         continuum=settings.continuum,
     )
     match settings.kind:
-        case "lte":
+        case "hotdask":
             # Numba and the line profiles are an extra; other engines do without.
             try:
                 from hotdask.library.synthesis import HotdaskEngine
             except ModuleNotFoundError as error:
-                raise InputError(f"the LTE engine needs {error.name}: pip install 'hotdask[synthesis]'") from error
+                raise InputError(f"the engine needs {error.name}: pip install 'hotdask[synthesis]'") from error
 
             engine = HotdaskEngine(
                 settings.atmospheres,

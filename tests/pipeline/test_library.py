@@ -229,13 +229,13 @@ def test_other_data_are_refused(made: tuple[Path, list[str]], stars: Path, clien
         {"kind": "function", "function": "no_such_module_here:star"},
         {"kind": "program", "command": ["no-such-program"], "output": "x", "medium": "air"},
         {"kind": "finished", "table": "nowhere.csv", "medium": "air"},
-        {"kind": "lte", "atmospheres": "nowhere.npz", "lines": "nowhere.npz"},
+        {"kind": "hotdask", "atmospheres": "nowhere.npz", "lines": "nowhere.npz"},
     ],
 )
 def test_an_engine_without_its_data_is_refused_before_a_cluster_starts(
     tmp_path: Path, engine: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if engine["kind"] == "lte":
+    if engine["kind"] == "hotdask":
         pytest.importorskip("numba", reason="needs the extra hotdask[synthesis]")
 
     def started(*args) -> None:
@@ -281,7 +281,7 @@ def test_a_library_of_failures_is_an_error(tmp_path: Path, stars: Path, client: 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ('kind = "lte"\natmospheres = "a"', "kind = 'lte' needs lines"),
+        ('kind = "hotdask"\natmospheres = "a"', "kind = 'hotdask' needs lines"),
         ('kind = "function"\nfunction = "a:b"\nhelium = "voigt"', "kind = 'function' has no helium; leave them out"),
         ('kind = "function"\nfunction = "a:b"\nextend = false', "kind = 'function' has no extend; leave them out"),
         (
