@@ -115,16 +115,21 @@ STEPS: tuple[Step, ...] = (
             r"$G(x) = \dfrac{2(1-\epsilon)\sqrt{1-x^2} + \dfrac{\pi\epsilon}{2}(1-x^2)}{\pi(1-\epsilon/3)},"
             r"\quad x = \dfrac{\Delta\lambda}{\lambda}\,\dfrac{c}{v\,\sin i},\ \epsilon = 0.6$",
             r"$\sigma(\lambda) = c_0 + c_1 t + c_2 t^2,\quad t = (\lambda-\lambda_{\rm arm})/1000\,\mathrm{\AA}$",
+            r"$\kappa = \kappa^{\rm LTE}\,\dfrac{b_l - b_u e^{-x}}{1 - e^{-x}},\quad \eta = b_u\,\kappa^{\rm LTE}B_\nu,"
+            r"\quad x = \dfrac{h\nu}{kT}$",
         ),
-        "Rotation, then the line spread, broaden every synthesis after it is made; each arm has its own polynomial.",
+        "Rotation, then the line spread, broaden every synthesis after it is made; each arm has its own polynomial. "
+        "Lines absorb κ and emit η; the b are populations of a line's levels over those of LTE.",
         (
             "hotdask.library.sampling.draw_labels",
+            "hotdask.library.departures.Departures",
             "hotdask.library.abundances.abundances",
             "hotdask.emulator.broadening.Broadener",
             "hotdask.emulator.broadening.lsf_sigma",
         ),
         "The paper does not print its mean line spread: R = 1800 in both arms, unless given. The engine of the "
-        "shipped library is our own, LTE on ATLAS9 structures; [Fe/H] = 0 is 7.67, the mixture of those.",
+        "shipped library is our own, on ATLAS9 structures; [Fe/H] = 0 is 7.67, their mixture. The paper is in LTE; "
+        "we take level populations from TLUSTY's BSTAR2006 (Lanz & Hubeny 2007) and ship an emulator of either kind.",
     ),
     Step(
         "Emulator",
