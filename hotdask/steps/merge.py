@@ -9,7 +9,7 @@ So the masked fit has to pass checks beyond the paper's weight:
 - Where a pile-up lies, the all-lines fit is near the maximum, too (`hydrogen_weight`).
 - What the all-lines fit says of lines other than hydrogen fits them worse than noise alone would have it
   (`hydrogen_gain`). The price: where models misjudge hydrogen so badly that all lines pile up (an eighth of the light
-  without lines) and S/N is 30 or less, the masked fit cannot tell, and two thirds of the pile stay.
+  without lines) and S/N is 30 or less, the masked fit cannot tell, and most of the pile stays.
 - If the masked fit is right, the models' hydrogen lines are wrong. They are not wrong by a fifth of their depth
   (`hydrogen_error`); a masked fit that needs that is itself misled.
 - The merged labels must fit the spectrum: χ² at most triples (`bounded_weight`).
