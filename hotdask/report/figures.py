@@ -8,11 +8,12 @@ hue of falling lightness for counts: all can be told apart with any color vision
 import base64
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from markupsafe import escape
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PolyCollection
@@ -186,14 +187,40 @@ def need_columns(frame: pd.DataFrame, names: Sequence[str], what: str) -> None:
 
 
 @styled
-def svg_uri(figure: Figure) -> str:
-    """The figure as an SVG data URI, for figures of few marks; the same figure always gives the same text."""
+def svg_text(figure: Figure) -> str:
+    """The figure as an SVG element; the same figure always gives the same text."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = re.sub(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<!--.*?-->|<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.S)
     # matplotlib writes six decimals of a point; two are finer than any screen.
     svg = re.sub(r' d="[^"]*"', lambda m: re.sub(r"(\.\d\d)\d+", r"\1", m[0]).replace(" \n", " "), svg)
-    return "data:image/svg+xml;base64," + base64.b64encode(svg.strip().encode()).decode()
+    return svg.strip()
+
+
+def svg_uri(figure: Figure) -> str:
+    """The figure as an SVG data URI, for figures of few marks."""
+    return "data:image/svg+xml;base64," + base64.b64encode(svg_text(figure).encode()).decode()
+
+
+def inline_svg(figure: Figure, titles: Mapping[str, str], *, prefix: str, alt: str) -> str:
+    """The figure as an SVG element of a page, whose marks say what they are when pointed at.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+    titles : mapping of str to str
+        What to say of a mark, by its ``gid``.
+    prefix : str
+        Of the ids, that must differ from those of other figures of the page.
+    alt : str
+        The words for those who cannot see it.
+    """
+    svg = svg_text(figure)
+    svg = re.sub(
+        r'<g id="([^"]*)">', lambda m: f"<g><title>{escape(titles[m[1]])}</title>" if m[1] in titles else "<g>", svg
+    )
+    svg = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{prefix}-", svg)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
 
 
 @styled

@@ -26,15 +26,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
+from hotdask.spectra.degrade import BAD_SHARE, FWHM, RESOLVING_POWER, Degraded, bridge
 from hotdask.windows import FIT_MASK, LOG_STEP, N_OBSERVED, inside, observed_wavelength
 
-RESOLVING_POWER = 1800.0
-"""λ/FWHM of the filtered line."""
 NATIVE_FWHM = 1.65
 """FWHM [Å] of a line before the filter, by the matrices of real coadds 1.6 (b), 1.5 (r) and 1.8 (z)."""
-BAD_SHARE = 0.05
-"""A value is lost if bad pixels, bridged by straight lines, and what is beyond the camera bear more of its filter."""
-_FWHM = 2 * np.sqrt(2 * np.log(2))
 _REACH = 5.0
 _BIN = 64
 _CHUNK = 64
@@ -60,29 +56,6 @@ class Arm:
     variance: np.ndarray | None
 
 
-@dataclass(frozen=True, eq=False)
-class Degraded:
-    """Spectra on the observed grid (`hotdask.windows.observed_wavelength`).
-
-    Attributes
-    ----------
-    flux, ivar : (m, 3909) float32
-        The inverse variance holds the information of the input: Δλ/(δλ·v) for pixels of Δλ from pixels of δλ and
-        variance v. Smoothing correlates noise and leaves it all on scales wider than the filter, so a fit that takes
-        pixels as independent has the right errors with it (a quarter too large for what rests on the narrowest lines),
-        and χ² falls short by `noise_power`.
-    noise_power : (m,) float64
-        Mean of ivar times the variance that the noise really has, over fitted pixels; NaN where there is none.
-    sigma : (m, 3909) float64
-        Gaussian σ of the line spread [Å]; NaN where it is not known.
-    """
-
-    flux: np.ndarray
-    ivar: np.ndarray
-    noise_power: np.ndarray
-    sigma: np.ndarray
-
-
 def filter_variance(wavelength: np.ndarray) -> np.ndarray:
     """Variance [Å²] of the filter's Gaussian at wavelengths [Å].
 
@@ -91,8 +64,8 @@ def filter_variance(wavelength: np.ndarray) -> np.ndarray:
     >>> filter_variance(np.array([3700.0, 5000.0, 9000.0])).round(2).tolist()
     [0.27, 0.9, 4.02]
     """
-    wanted = np.asarray(wavelength) / (RESOLVING_POWER * _FWHM)
-    return np.maximum(wanted**2 - (NATIVE_FWHM / _FWHM) ** 2, 0.0)
+    wanted = np.asarray(wavelength) / (RESOLVING_POWER * FWHM)
+    return np.maximum(wanted**2 - (NATIVE_FWHM / FWHM) ** 2, 0.0)
 
 
 def native_variance(resolution: np.ndarray, step: float) -> np.ndarray:
@@ -204,8 +177,7 @@ def _filter(arm: Arm, part: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         flux, ivar = (np.array(a[part], dtype=np.float64) for a in (arm.flux, arm.ivar))
         variance = 1 / ivar
         good = np.isfinite(flux) & (variance > 0) & np.isfinite(variance)
-    _bridge(flux, good)
-    _bridge(variance, good)
+    flux, variance = bridge(flux, good), bridge(variance, good)
     pairs = ((weights, good.astype(np.float64)), (weights, flux), (weights, variance), (weights**2, variance))
     share, filtered, mean, noise = ((matrix @ values.T).T for matrix, values in pairs)
     used = share >= 1 - BAD_SHARE
@@ -213,14 +185,6 @@ def _filter(arm: Arm, part: slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     with np.errstate(all="ignore"):
         found = filtered / whole, size / step * whole / mean, noise / whole**2
     return tuple(np.where(used, values, 0.0) for values in found)
-
-
-def _bridge(values: np.ndarray, good: np.ndarray) -> None:
-    """Straight lines over bad pixels, in place; zeros in a spectrum that has no others."""
-    pixel = np.arange(values.shape[1])
-    values[~good] = 0
-    for i in np.flatnonzero(good.any(axis=1) & ~good.all(axis=1)):
-        values[i] = np.interp(pixel, pixel[good[i]], values[i, good[i]])
 
 
 def _spread(arm: Arm, part: slice) -> np.ndarray:

@@ -17,7 +17,8 @@ import numpy as np
 from astropy.io import fits
 
 from hotdask.errors import SpectrumError
-from hotdask.store.degrade import Arm, Degraded, degrade, native_variance
+from hotdask.spectra.degrade import Degraded
+from hotdask.store.degrade import Arm, degrade, native_variance
 from hotdask.store.fitsfile import open_fits
 from hotdask.store.sdss import line_spread
 from hotdask.windows import LOG_STEP, N_OBSERVED, observed_wavelength

@@ -18,10 +18,11 @@ from hotdask.emulator.broadening import FWHM, lsf_sigma, mean_lsf
 from hotdask.errors import SpectrumError
 from hotdask.labels import INDEX, LABEL_NAMES, LSF_NAMES
 from hotdask.simulation import emergent
+from hotdask.spectra.degrade import BAD_SHARE
 from hotdask.steps.label import Labeler
 from hotdask.steps.normalize import Normalizer
 from hotdask.store import desi
-from hotdask.store.degrade import BAD_SHARE, NATIVE_FWHM, Arm, degrade, native_variance
+from hotdask.store.degrade import NATIVE_FWHM, Arm, degrade, native_variance
 from hotdask.store.inputs import input_signature, list_inputs
 from hotdask.store.lamost import REASONS, read_spectra, read_spectrum
 from hotdask.windows import LOG_STEP, N_OBSERVED, SPEED_OF_LIGHT, observed_wavelength

@@ -1,0 +1,1 @@
+"""What is done to any spectrum, observed or synthetic, before it enters the method."""
