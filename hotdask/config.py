@@ -80,6 +80,10 @@ class Fit(_Section):
     continuum_tolerance: float = Field(
         1e-2, gt=0, description="shift of the continuum by bad pixels above which a first fit corrects it"
     )
+    merge: Literal["checked", "paper"] = Field(
+        "checked",
+        description="how the fit without hydrogen is weighted near 9500 K: paper = Eq 6; checked = by pixels besides",
+    )
     refit_rv: bool = Field(False, description="fit spectra of suspect velocity again, at the velocity they want")
     emulator: str = Field(
         DEFAULT_EMULATOR, description=f"emulator: a shipped one ({', '.join(SHIPPED)}) or a file (.safetensors)"

@@ -59,7 +59,7 @@ DESCRIPTIONS: dict[Flag, str] = {
     Flag.NLTE: "Teff > 25000 K or log g < 2: LTE models and missing winds bias the labels (§4.7, §5.6).",
     Flag.HALO: "[Fe/H] < -1.2, 7000-13000 K, |b| > 15 deg: mostly blue horizontal branch or stragglers (§5.5).",
     Flag.INTRINSICALLY_COOL: "Red, and cool by an independent Teff; not of the OB catalog: noise made it look hot.",
-    Flag.MASKED_SET_ASIDE: "Near 9500 K, but the fit without hydrogen tells no more than noise: all lines decide.",
+    Flag.MASKED_SET_ASIDE: "Near 9500 K, but the fit without hydrogen tells noise or is misled: all lines decide.",
     Flag.RV_REFITTED: "Fitted at rv + rv_refit, as rv was suspect: right if rv was wrong, not if two stars blend.",
 }
 

@@ -14,7 +14,7 @@ from hotdask.errors import RunError
 from hotdask.labels import COMPARED_LABELS, CORRELATION_PAIRS, INDEX, LABELS, LSF_NAMES, N_LABELS
 from hotdask.shipped import FROM_FILE, SHIPPED
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Raised whenever the meaning of anything a run writes changes."""
 
 COVARIANCE_SIZE = N_LABELS * N_LABELS
@@ -142,6 +142,14 @@ FITS: tuple[Column, ...] = (
         "gain in chi-square of the fit with hydrogen masked over the all-lines fit on its own pixels, over its "
         "chi2_red; 5.3 is what noise gives; NaN where the masked fit has no weight in any case",
     ),
+    Column(
+        "hydrogen_error",
+        _F8,
+        "",
+        "how wrong hydrogen lines of the models are if the fit with hydrogen masked is right, over their depth; NaN "
+        "where that fit has no weight in any case",
+    ),
+    Column("hydrogen_weight", _F8, "", "weight of the fit with hydrogen masked in the merged labels"),
     *RESIDUALS,
     Column("flags", _I4, "", "bits of hotdask.flags.Flag raised by the fit"),
 )

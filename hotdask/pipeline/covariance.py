@@ -72,10 +72,10 @@ def read_covariance(run: str | Path, specids: Sequence[str]) -> np.ndarray:
 
 def _merged_covariance(part: Path, rows: np.ndarray) -> np.ndarray:
     columns = [f"{name}_{which}" for which in _FITS for name in LABEL_NAMES]
-    columns += [*(f"covariance_{which}" for which in _FITS), "hydrogen_gain"]
+    columns += [*(f"covariance_{which}" for which in _FITS), "hydrogen_weight"]
     fits = read_fits_part(part, columns).take(rows)
     both = []
     for which in _FITS:
         both.append(np.column_stack([fits.column(f"{name}_{which}").to_numpy() for name in LABEL_NAMES]))
         both.append(unpack_covariance(fits.column(f"covariance_{which}")))
-    return merge_fits(*both, fits.column("hydrogen_gain").to_numpy())[1]
+    return merge_fits(*both, fits.column("hydrogen_weight").to_numpy())[1]

@@ -151,8 +151,8 @@ def read_merged(
         for which in ("all", "hmasked")
     }
     covariance = {which: unpack_covariance(fits.column(f"covariance_{which}")) for which in raw}
-    gain = fits.column("hydrogen_gain").to_numpy()
-    labels, merged, _ = merge_fits(raw["all"], covariance["all"], raw["hmasked"], covariance["hmasked"], gain)
+    weight = fits.column("hydrogen_weight").to_numpy()
+    labels, merged = merge_fits(raw["all"], covariance["all"], raw["hmasked"], covariance["hmasked"], weight)
     sigma = np.sqrt(np.diagonal(merged, axis1=1, axis2=2))
     errors = limit_errors(sigma)
     columns = dict(spectra[[c.name for c in SPECTRA if c.name in {m.name for m in _MERGED}]])

@@ -203,16 +203,31 @@ STEPS: tuple[Step, ...] = (
         (
             r"$\ell = \dfrac{\omega_1\ell_1 + \omega_2\ell_2}{\omega_1 + \omega_2},\qquad \omega_2 = 1 - \omega_1$",
             r"$\omega_1 = \cos^2(\pi x/L)\ \ \mathrm{for}\ |x| \leq L/2,\quad x = T_{{\rm eff},1} - 9500\,{\rm K}$",
-            r"$\omega = \omega_1\,\max(0,\,1 - 5.3/G),\quad "
+            r"$\omega_1 \rightarrow \min\left[\omega_1,\ 4\,\cos^2(\pi x_2/L)\right],\quad "
+            r"x_2 = T_{{\rm eff},2} - 9500\,{\rm K}$",
+            r"$\omega = \omega_1\,\max(0,\,1 - 5.3/G)\,t(\epsilon),\quad "
             r"G = \left[\chi^2_m(\ell_2) - \chi^2_m(\ell_1)\right]/\chi^2_{m,\,{\rm red}}(\ell_1)$",
+            r"$\epsilon^2 = \left[\chi^2(\ell_1) - \chi^2(\ell_2)\right]/\sum_h (1-f_i)^2/\sigma_i^2,\quad "
+            r"t = \cos^2[\pi\,(\epsilon - 0.12)/0.16]$",
             r"$\ell \rightarrow \omega\,\ell_1 + (1-\omega)\,\ell_2,\qquad C = \omega^2\,C_1 + (1-\omega^2)\,C_2$",
         ),
         "1 is the fit with hydrogen masked, 2 that to all lines. L is 5000 K where the latter is above 9500 K, "
         "otherwise 3000 K. The reduced χ² of the catalog is that of all lines at the merged labels.",
-        ("hotdask.steps.merge.hydrogen_weight", "hotdask.steps.merge.hydrogen_gain", "hotdask.steps.merge.merge_fits"),
-        "Ours: G, over the pixels m without hydrogen, is 5.3 on average where only noise parts the fits, and the "
-        "masked one, of which log g may then be anything, counts by the share beyond that. And the covariance: the "
-        "all-lines fit uses every pixel of the other and more, so that cov(ℓ₁, ℓ₂) = C₂.",
+        (
+            "hotdask.steps.merge.hydrogen_weight",
+            "hotdask.steps.merge.hydrogen_gain",
+            "hotdask.steps.merge.hydrogen_error",
+            "hotdask.steps.merge.checked_weight",
+            "hotdask.steps.merge.bounded_weight",
+            "hotdask.steps.merge.merge_fits",
+        ),
+        'The first two lines are the paper\'s, and all there is with [fit] merge = "paper". Ours, for log g of the '
+        "masked fit may be anything and takes Teff along: ω₁ is small as well where the all-lines fit is far from the "
+        "maximum. G, over the pixels m without hydrogen, is 5.3 on average where only noise parts the fits; the masked "
+        "one counts by the share beyond that. ε, with the sum over the pixels h of hydrogen lines, is how wrong the "
+        "models' lines are, in units of their depth, if the masked fit is right; t is 1 up to 0.12 and 0 from 0.2 on. "
+        "Last, ω shrinks until χ²(ℓ) is at most three times χ²(ℓ₂). "
+        "And the covariance: the all-lines fit uses every pixel of the other and more, so that cov(ℓ₁, ℓ₂) = C₂.",
     ),
     Step(
         "What pixels say beyond the labels",

@@ -16,7 +16,14 @@ from hotdask.shipped import FROM_FILE
 from hotdask.steps.compress import blocks
 from hotdask.steps.fit import Block, Fitter, Solution, plain_start
 from hotdask.steps.indices import guess_teff
-from hotdask.steps.merge import hydrogen_gain, hydrogen_weight, merge_fits
+from hotdask.steps.merge import (
+    bounded_weight,
+    checked_weight,
+    hydrogen_error,
+    hydrogen_gain,
+    hydrogen_weight,
+    merge_fits,
+)
 from hotdask.steps.modelerror import add_model_error, smoothing_with
 from hotdask.steps.normalize import Normalizer
 from hotdask.steps.refine import Refiner
@@ -27,6 +34,9 @@ from hotdask.timing import kernel
 
 _ROWS = 128
 """Spectra per matrix product, always this many; see `hotdask.steps.compress.rows_at_once`."""
+
+_ROUNDS = 6
+"""Times a weight is taken back for its cost in χ², at most; that is a parabola but nearly."""
 
 _AT_ONCE = 512
 """Spectra labeled together, each with 0.25 MB of intermediate arrays; more are hardly faster."""
@@ -185,6 +195,7 @@ class Labeler:
                 f"{emulator.card['training']['resolving_power']}"
             )
         self._fitted = ~windows.inside(self.wavelength, self.settings.mask)
+        self._hydrogen = self._fitted & windows.inside(self.wavelength, self.settings.hydrogen)
         self._model_error = model_error
         self._second = None
         if compared is not None:
@@ -380,22 +391,25 @@ class Labeler:
     ) -> dict[str, np.ndarray]:
         block = prepared.block
         teff, logg = INDEX["teff"], INDEX["logg"]
-        # Where the masked fit may have weight at all, it is asked what it gains.
-        near = hydrogen_weight(masked.labels[:, teff], everything.labels[:, teff]) > 0
+        # Where the masked fit may have weight at all, it is asked what it gains and what it costs.
+        weight = hydrogen_weight(masked.labels[:, teff], everything.labels[:, teff], self.settings.merge)
+        near = weight > 0
         rows = np.flatnonzero(near & np.isfinite(everything.labels).all(axis=1))
-        gain = np.full(len(near), np.nan)
+        gain, error = np.full((2, len(near)), np.nan)
         at_all = self._chi2_at("hmasked", prepared, rows, everything.labels[rows])
+        at_masked = self._chi2_at("all", prepared, rows, masked.labels[rows])
         # Smoothing takes power from the noise but nothing from what parts the fits.
         gain[rows] = hydrogen_gain(at_all, masked.chi2[rows], masked.chi2_red[rows] / smoothing[rows])
-        labels, covariance, weight = merge_fits(
-            everything.labels, everything.covariance, masked.labels, masked.covariance, gain
-        )
+        lines = (a[np.ix_(rows, self._hydrogen)] for a in (prepared.flux, prepared.ivar))
+        error[rows] = hydrogen_error(everything.chi2[rows], at_masked, *lines)
+        if self.settings.merge == "checked":
+            weight = checked_weight(weight, gain, error)
+        both = everything.labels, everything.covariance, masked.labels, masked.covariance
+        weight, chi2 = self._within_bounds(prepared, both, weight, everything.chi2)
+        labels, covariance = merge_fits(*both, weight)
         # A fit without weight in the result says nothing about the result.
         has_all, has_masked = weight < 1, weight > 0
         unfinished = (has_all & ~everything.converged) | (has_masked & ~masked.converged)
-        chi2 = everything.chi2.copy()
-        shared = np.flatnonzero(has_masked)
-        chi2[shared] = self._chi2_at("all", prepared, shared, labels[shared])
         chi2_red = chi2 / (everything.n_pixel - N_LABELS) / smoothing
         flags = prepared.flags.copy()
         for flag, raised in (
@@ -410,7 +424,7 @@ class Labeler:
             flags[raised] |= flag
         out = {name: labels[:, i] for i, name in enumerate(LABEL_NAMES)}
         out |= {"covariance": covariance, "teff_guess": prepared.teff_guess, "chi2_red": chi2_red, "flags": flags}
-        out["hydrogen_gain"] = gain
+        out |= {"hydrogen_gain": gain, "hydrogen_error": error, "hydrogen_weight": weight}
         for which, solution in (("all", everything), ("hmasked", masked)):
             for i, name in enumerate(LABEL_NAMES):
                 out[f"{name}_{which}"] = solution.labels[:, i]
@@ -419,6 +433,23 @@ class Labeler:
             out[f"n_pixel_{which}"] = solution.n_pixel
             out[f"iterations_{which}"] = solution.iterations
         return out
+
+    def _within_bounds(
+        self, prepared: Prepared, both: tuple[np.ndarray, ...], weight: np.ndarray, chi2_all: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Weights of the masked fit, smaller where they cost too much, and χ² of all lines at the merged labels."""
+        chi2, rows = chi2_all.copy(), np.flatnonzero(weight > 0)
+        for _ in range(_ROUNDS):
+            labels, _ = merge_fits(*(part[rows] for part in both), weight[rows])
+            chi2[rows] = self._chi2_at("all", prepared, rows, labels)
+            smaller = bounded_weight(weight, chi2_all, chi2)
+            rows = np.flatnonzero(smaller < weight)
+            if self.settings.merge == "paper" or not len(rows):
+                return weight, chi2
+            weight = smaller
+        # Uphill between two minima χ² is no parabola at all.
+        weight[rows], chi2[rows] = 0.0, chi2_all[rows]
+        return weight, chi2
 
     def _chi2_at(self, which: str, prepared: Prepared, rows: np.ndarray, labels: np.ndarray) -> np.ndarray:
         """χ² of labels (m, 11) of some spectra, by the emulator whose labels the catalog holds."""

@@ -35,13 +35,14 @@ def catalog(finished) -> pd.DataFrame:
 
 
 def merge_one(row: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Eqs 5-7 for one spectrum, the masked fit taken for what it gains beyond noise."""
+    """Eq 5 for one spectrum, at the weight of Eqs 6-7 where neither a check nor the other temperature is in the way."""
     everything, masked = (np.array([row[f"{n}_{w}"] for n in LABEL_NAMES]) for w in ("all", "hmasked"))
     c_all, c_masked = (np.reshape(row[f"covariance_{w}"], (11, 11)) for w in ("all", "hmasked"))
     x = masked[0] - 9500
     length = 5000 if everything[0] > 9500 else 3000
-    gain = row["hydrogen_gain"]
-    w = np.cos(np.pi * x / length) ** 2 * max(0, 1 - 5.3 / gain) if abs(x) <= length / 2 and gain > 0 else 0.0
+    w = row["hydrogen_weight"]
+    paper = np.cos(np.pi * x / length) ** 2 if abs(x) <= length / 2 else 0.0
+    assert 0 <= w <= paper * max(0, 1 - 5.3 / row["hydrogen_gain"]) + 1e-12 if row["hydrogen_gain"] > 0 else w == 0
     return w * masked + (1 - w) * everything, w**2 * c_masked + (1 - w**2) * c_all
 
 

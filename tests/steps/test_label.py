@@ -12,7 +12,7 @@ from hotdask.flags import Flag
 from hotdask.labels import COMPARED_LABELS, INDEX, LABEL_NAMES, LABELS, LSF_NAMES, N_LABELS
 from hotdask.simulation import Simulation, draw_stars, draw_visits, make_spectra
 from hotdask.steps.label import Labeler, fit_both
-from hotdask.steps.merge import NOISE_GAIN, merge_fits
+from hotdask.steps.merge import MAX_RISE, NOISE_GAIN, hydrogen_weight, merge_fits
 from hotdask.steps.refine import Refiner
 from hotdask.steps.restframe import noise_power
 
@@ -74,7 +74,8 @@ def test_merged_labels_are_those_of_the_two_fits(labelled):
         (np.column_stack([labelled[f"{n}_{which}"] for n in LABEL_NAMES]), labelled[f"covariance_{which}"])
         for which in ("all", "hmasked")
     ]
-    labels, covariance, weight = merge_fits(*both[0], *both[1], labelled["hydrogen_gain"])
+    weight = labelled["hydrogen_weight"]
+    labels, covariance = merge_fits(*both[0], *both[1], weight)
     np.testing.assert_array_equal(np.column_stack([labelled[n] for n in LABEL_NAMES]), labels)
     np.testing.assert_array_equal(labelled["covariance"], covariance)
     # Hot stars owe nothing to the fit without hydrogen, so its limits are no flag of theirs.
@@ -132,7 +133,8 @@ def test_chi2_of_a_wrong_velocity_is_not_one(survey, labelled):
 def test_merged_chi2(survey, labelled):
     (all_lines, _), (masked, _) = stack(labelled), stack(labelled, "hmasked")
     both = all_lines, labelled["covariance_all"], masked, labelled["covariance_hmasked"]
-    merged, _, weight = merge_fits(*both, labelled["hydrogen_gain"])
+    weight = labelled["hydrogen_weight"]
+    merged, _ = merge_fits(*both, weight)
     # Without weight of the masked fit the merged labels are those of all lines, and so is χ².
     alone = weight == 0
     assert 0 < alone.sum() < len(alone)
@@ -141,6 +143,54 @@ def test_merged_chi2(survey, labelled):
     assert (labelled["chi2_red"] >= labelled["chi2_red_all"] * (1 - 1e-6)).all()
     outside = EMULATOR.outside(merged)
     np.testing.assert_array_equal(outside, labelled["flags"] & Flag.OUTSIDE_LIBRARY != 0)
+
+
+class TestMergerOfWrongModels:
+    """Late B stars whose metal and helium lines no label describes, so that the fit without hydrogen goes astray."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def results(cls):
+        def change(visits):
+            return visits.assign(teff_true=np.linspace(9700, 12500, len(visits)), logg_true=4.0)
+
+        observed = simulate(160, change, snr=(80.0, 120.0), seed=8)
+        # Patterns as wide as lines, of 1 % of the light, everywhere but in hydrogen lines.
+        pattern = np.random.default_rng(9).normal(size=observed.flux.shape)
+        kernel = np.exp(-0.5 * (np.arange(-12, 13) / 3.0) ** 2)
+        pattern = np.apply_along_axis(np.convolve, 1, pattern, kernel / np.linalg.norm(kernel), "same")
+        hydrogen = windows.inside(windows.observed_wavelength(), windows.HYDROGEN)
+        observed.flux *= np.where(hydrogen, 1, 1 + 0.01 * pattern).astype(np.float32)
+        rules = ("checked", "paper")
+        return observed, {rule: observed.label(labeler=Labeler(EMULATOR, config.Fit(merge=rule))) for rule in rules}
+
+    def test_rules_differ_in_the_weight_alone(self, results):
+        ours, paper = results[1].values()
+        merged = {*LABEL_NAMES, "covariance", "chi2_red", "hydrogen_weight", "hydrogen_gain", "hydrogen_error", "flags"}
+        for name in ours.keys() - merged:
+            np.testing.assert_array_equal(ours[name], paper[name])
+        expected = hydrogen_weight(paper["teff_hmasked"], paper["teff_all"], "paper")
+        np.testing.assert_array_equal(paper["hydrogen_weight"], expected)
+        assert (ours["hydrogen_weight"] <= expected).all()
+        assert (paper["flags"] & Flag.MASKED_SET_ASIDE == 0).all()
+
+    def test_merged_labels_fit_the_spectrum(self, results):
+        ours, paper = (result["chi2_red"] / result["chi2_red_all"] for result in results[1].values())
+        # Both are per the same degrees of freedom. By temperatures alone, some would be far off.
+        assert paper.max() > 1.5 * MAX_RISE
+        assert ours.max() < MAX_RISE * 1.001
+
+    def test_good_fits_of_late_b_stars_are_not_overwritten(self, results):
+        observed, found = results
+        hot = observed.labels[:, INDEX["teff"]] > 10500
+        error = {
+            rule: {n: np.std((result[n] - observed.labels[:, INDEX[n]])[hot]) for n in ("teff", "logg")}
+            for rule, result in found.items()
+        }
+        least = {n: np.std((found["paper"][f"{n}_all"] - observed.labels[:, INDEX[n]])[hot]) for n in ("teff", "logg")}
+        for name in ("teff", "logg"):
+            assert error["checked"][name] < 1.3 * least[name]
+            assert error["paper"][name] > 2 * error["checked"][name]
 
 
 class TestGaps:
@@ -397,12 +447,9 @@ class TestRefit:
         assert np.mean(gain[near]) == pytest.approx(NOISE_GAIN, abs=1.2)
 
     def test_a_masked_fit_that_tells_noise_is_set_aside_and_flagged(self, result):
-        both = [
-            (np.column_stack([result[f"{n}_{which}"] for n in LABEL_NAMES]), result[f"covariance_{which}"])
-            for which in ("all", "hmasked")
-        ]
-        _, _, weight = merge_fits(*both[0], *both[1], result["hydrogen_gain"])
-        aside = result["hydrogen_gain"] <= NOISE_GAIN
+        weight, near = result["hydrogen_weight"], np.isfinite(result["hydrogen_gain"])
+        aside = near & (weight == 0)
+        assert aside[result["hydrogen_gain"] <= NOISE_GAIN].all()
         assert 0.3 < aside.mean() < 0.8
         np.testing.assert_array_equal(result["flags"] & Flag.MASKED_SET_ASIDE != 0, aside)
         np.testing.assert_array_equal(result["flags"] & Flag.LOGG_SUSPECT != 0, (weight > 0) & (result["logg"] < 3))
@@ -412,7 +459,8 @@ class TestRefit:
             (np.column_stack([result[f"{n}_{which}"] for n in LABEL_NAMES]), result[f"covariance_{which}"])
             for which in ("all", "hmasked")
         ]
-        equation_5 = merge_fits(*both[0], *both[1])[0][:, INDEX["logg"]]
+        paper = hydrogen_weight(result["teff_hmasked"], result["teff_all"], "paper")
+        equation_5 = merge_fits(*both[0], *both[1], paper)[0][:, INDEX["logg"]]
         error, without, least = (
             np.mean(np.abs(logg - desert[0].labels[:, INDEX["logg"]]))
             for logg in (result["logg"], equation_5, result["logg_all"])
