@@ -49,6 +49,12 @@ def hot_templates() -> Path:
 
 
 @pytest.fixture(scope="session")
+def reference_stars() -> Path:
+    """Folder of the real library stars with labels from the literature."""
+    return _folder("data/reference_stars")
+
+
+@pytest.fixture(scope="session")
 def library_file() -> Path:
     """The real synthetic library."""
     return _folder("library") / "synthe_atlas9.npz"

@@ -49,6 +49,9 @@ OF_ITS_OWN = {
     "scripts/benchmark --check scripts/baseline.json": "takes minutes; tests/test_benchmark.py runs it small",
     "scripts/benchmark --only end_to_end": "takes minutes; tests/test_benchmark.py runs it small",
     "scripts/recovery hot.zarr --emulator hot.safetensors --out recovery": "tests/test_recovery.py runs it",
+    "scripts/accuracy spectral_templates --emulator shipped --emulator hot.safetensors --out accuracy": (
+        "tests/validation/test_accuracy.py runs it"
+    ),
 }
 """Commands that cannot be run in seconds: of those in Python the options are checked here, for the rest see there."""
 

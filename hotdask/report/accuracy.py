@@ -155,8 +155,13 @@ def _panels(
     stars: pd.DataFrame, found: pd.DataFrame, names: Sequence[str], *, columns: int, one_to_one: bool
 ) -> tuple[Figure, dict[str, str]]:
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(12.0, rows * (4.1 if one_to_one else 2.7)), layout="constrained")
+    width, height = 12.0, rows * (4.1 if one_to_one else 2.7)
+    figure = Figure(figsize=(width, height))
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    # In inches: an automatic layout would draw everything three times.
+    gap, tall = 0.75, height / rows - 0.6
+    figure.subplots_adjust(0.85 / width, 0.5 / height, 1 - 0.1 / width, 1 - 0.1 / height)
+    figure.subplots_adjust(wspace=gap * columns / (width - gap * columns), hspace=0.6 / tall)
     teff = stars["teff_ref"].to_numpy(dtype=np.float64)
     titles: dict[str, str] = {}
     for axes, name in zip(panels, names, strict=True):
@@ -180,7 +185,7 @@ def _panels(
                 axes.set_xscale("log")
                 axes.set_yscale("log")
                 for axis in (axes.xaxis, axes.yaxis):
-                    axis.set_ticks([t for t in (7000, 10000, 15000, 20000, 30000, 50000) if ends[0] <= t <= ends[1]])
+                    axis.set_ticks([t for t in (7000, 10000, 15000, 25000, 50000) if ends[0] <= t <= ends[1]])
                     axis.set_major_formatter(figures.grouped)
                     axis.set_minor_formatter("")
         else:

@@ -138,7 +138,7 @@ def arm_power(native: np.ndarray, least: float) -> float:
     >>> [arm_power(wavelength / fwhm, 1400) for fwhm in (0.1, 2.5, 3.0)]
     [1800.0, 1500.0, 1400.0]
     """
-    return float(np.clip(_STEP * np.floor(native.min() / _STEP), least, RESOLVING_POWER))
+    return float(np.clip(_STEP * np.floor(native.min() / _STEP + 0.01), least, RESOLVING_POWER))
 
 
 def label_stars(stars: Stars, labeler: Labeler) -> pd.DataFrame:

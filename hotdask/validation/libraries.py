@@ -161,7 +161,9 @@ def _read_stelib(folder: Path) -> list[Spectra]:
     for file in sorted(folder.glob("STELIB*.fits")):
         wavelength, flux, header = _read_image(file)
         labels = _labels(*([_number(header.get(key))] for key in ("TEFF", "LOG_G", "FE_H")))
-        name, spectral_type = file.stem.split("_")[-1], str(header.get("SPECTYPE", "")).strip()
+        # Some stars were observed twice: HD053929lp, HD053929ss.
+        name = file.stem.split("_")[-1].removesuffix("lp").removesuffix("ss")
+        spectral_type = str(header.get("SPECTYPE", "")).strip()
         # STELIB marks what was not observed with a value below zero.
         flux = np.where(flux > 0, flux, np.nan)
         named = (np.array([name]), np.array([spectral_type]))
