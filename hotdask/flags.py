@@ -56,7 +56,7 @@ DESCRIPTIONS: dict[Flag, str] = {
     Flag.PECULIAR: "[Fe/H] > 0.2, [Si/H] > 0.4, vsini < 150 km/s: likely ApBp; log g may be too low (§5.3, §5.5).",
     Flag.LOGG_SUSPECT: "log g < 3 where the hydrogen-masked fit has weight: likely too low, an artefact (§5.3).",
     Flag.SUBDWARF: "log g > 5, over 7000 K: hot subdwarf or white dwarf; its labels are extrapolated (§5.3).",
-    Flag.NLTE: "Teff > 25000 K or log g < 2: LTE models and missing winds bias the labels (§4.7, §5.6).",
+    Flag.NLTE: "Teff > 30000 K or log g < 2: departures from LTE are extrapolated, winds missing (§4.7, §5.6).",
     Flag.HALO: "[Fe/H] < -1.2, 7000-13000 K, |b| > 15 deg: mostly blue horizontal branch or stragglers (§5.5).",
     Flag.INTRINSICALLY_COOL: "Red, and cool by an independent Teff; not of the OB catalog: noise made it look hot.",
     Flag.MASKED_SET_ASIDE: "Near 9500 K, but the fit without hydrogen tells noise or is misled: all lines decide.",

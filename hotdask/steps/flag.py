@@ -34,6 +34,8 @@ BINARY_SCORE = 50.0
 spectra (over 6300 K and S/N 50, no B stars among them) the highest is 32, and of 28 ordinary B and A stars of a
 template library, at S/N 100, three lie above 50 and ten more above 25. Simulated companions with 15 % of the light,
 150 to 400 km/s away, are found in 18 % (S/N 20-50), 56 % (50-100) and 83 % (100-250) of the cases."""
+NLTE_LIMIT = 30000.0
+"""Teff [K] of the hottest models whose level populations ours take; beyond, departures from LTE are those there."""
 _POLE = np.radians([192.85948, 27.12825])
 """North Galactic pole, J2000 (Hipparcos catalogue, vol. 1, §1.5.3)."""
 
@@ -322,7 +324,7 @@ def _kind_flags(frame: pd.DataFrame) -> dict[Flag, np.ndarray]:
     return {
         Flag.PECULIAR: (fe_h > 0.2) & (si_h > 0.4) & (vsini < 150) & (teff > 7000) & (teff < 20000),
         Flag.SUBDWARF: (logg > 5) & (teff > 7000),
-        Flag.NLTE: (teff > 25000) | (logg < 2),
+        Flag.NLTE: (teff > NLTE_LIMIT) | (logg < 2),
         Flag.HALO: (fe_h < -1.2) & high & (teff > 7000) & (teff < 13000),
     }
 

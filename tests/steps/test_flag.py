@@ -174,7 +174,7 @@ POLE = {"ra": 192.9, "dec": 27.1}
         ({"logg": 5.1}, Flag.SUBDWARF, True),
         ({"logg": 5.1, "teff": 6999.0}, Flag.COOL, False),
         ({"logg": 1.9}, Flag.NLTE, True),
-        ({"teff": 25001.0}, Flag.NLTE, True),
+        ({"teff": 30001.0}, Flag.NLTE, True),
         ({"fe_h": -1.3} | POLE, Flag.HALO, True),
         ({"fe_h": -1.3}, Flag(0), True),
         (dict.fromkeys((c.name for c in RESIDUALS), np.nan), Flag(0), True),

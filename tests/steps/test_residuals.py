@@ -176,7 +176,7 @@ KIND_LABELS = {
     Flag.HALO: {"fe_h": -1.7, "teff": 9000.0, "vsini": 20.0},
     Flag.PECULIAR: {"fe_h": 0.45, "si_h": 0.8, "vsini": 60.0, "teff": 11000.0},
     Flag.SUBDWARF: {"logg": 5.4, "teff": 22000.0},
-    Flag.NLTE: {"teff": 28000.0},
+    Flag.NLTE: {"teff": 33000.0},
 }
 
 
