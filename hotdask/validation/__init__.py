@@ -1,0 +1,1 @@
+"""How right labels are: held against real stars whose labels are known from elsewhere."""
