@@ -455,7 +455,7 @@ class Engine(_Section):
 
     kind: Literal["lte", "function", "program", "finished"] = Field(description="where spectra come from")
     name: str | None = Field(None, min_length=1, description="what the library's card calls it")
-    atmospheres: str | None = Field(None, description="lte: model atmospheres")
+    atmospheres: str | None = Field(None, description="lte: model atmospheres (ATLAS9, or BSTAR2006 for 15-30 kK)")
     lines: str | None = Field(None, description="lte: line list")
     helium: Literal["stark", "voigt"] = Field("stark", description="lte: profiles of helium lines")
     nlte: str | None = Field(None, description="lte: populations out of LTE (BSTAR2006), for a second set of spectra")
