@@ -459,7 +459,7 @@ class Engine(_Section):
 
     kind: Literal["hotdask", "function", "program", "finished"] = Field(description="where spectra come from")
     name: str | None = Field(None, min_length=1, description="what the library's card calls it")
-    atmospheres: str | None = Field(None, description="hotdask: model atmospheres")
+    atmospheres: str | None = Field(None, description="hotdask: model atmospheres (ATLAS9, or BSTAR2006)")
     lines: str | None = Field(None, description="hotdask: line list")
     helium: Literal["stark", "voigt"] = Field("stark", description="hotdask: profiles of helium lines")
     nlte: str | None = Field(

@@ -50,6 +50,21 @@ def read_arrays(path: Path, names: Sequence[str], *, remedy: str) -> dict[str, n
     return arrays
 
 
+def has_arrays(path: Path, names: Sequence[str]) -> bool:
+    """Whether a file is an ``.npz`` with these arrays; one that cannot be read has none.
+
+    Parameters
+    ----------
+    path : path
+    names : sequence of str
+    """
+    try:
+        with zipfile.ZipFile(path) as file:
+            return {f"{name}.npy" for name in names} <= set(file.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
 def sha256(path: str | Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with open(path, "rb") as file:

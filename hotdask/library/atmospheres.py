@@ -1,4 +1,4 @@
-"""Model atmospheres: a grid of ATLAS9 structures in memory, and what lies between its models.
+"""Model atmospheres: a grid of ATLAS9 or TLUSTY structures in memory, and what lies between its models.
 
 The structures lie on one scale of Rosseland optical depth, so that models are interpolated layer by layer: linearly in
 log Teff, log g and [M/H], of the logarithms of all quantities.
@@ -7,6 +7,9 @@ The grid is irregular. At each [M/H] its models form columns of one Teff; a valu
 neighboring columns, then between them, then between two [M/H]. Where one column starts at a higher log g than its
 neighbor, the triangle between belongs to the grid too. So the interpolation is exact at the models and continuous, and
 a [M/H] covers what lies between the polygons through the lowest and the highest models of its columns.
+
+TLUSTY's models are out of LTE and of solar composition, and are used at every [M/H]. Their depth is that of the flux
+mean of the opacity, which follows from hydrostatic equilibrium and equals the Rosseland mean at depth.
 """
 
 import functools
@@ -17,15 +20,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy import constants
 from scipy.interpolate import PchipInterpolator
 
 from hotdask.errors import InputError, SynthesisError
-from hotdask.library.arrays import read_arrays, sha256
+from hotdask.library.arrays import has_arrays, read_arrays, sha256
+from hotdask.library.state import C_CGS, K_ERG
 
 _ROUNDING = 1e-6
 """How far outside the grid, in log Teff, log g and [M/H], a label may lie through rounding."""
 _LABELS = ("teff", "logg", "mh", "log_tau_rosseland")
 _LAYERS = ("log_rhox", "log_t_over_teff", "log_p", "log_xne", "log_kappa_rosseland")
+_NLTE = ("teff", "logg", "column_mass", "temperature", "electron_density", "density", "log10_population")
+TURBULENCE = 2.0
+"""Microturbulence of BSTAR2006 [km/s], whose pressure is part of the models' hydrostatic equilibrium."""
+SIGMA = constants.Stefan_Boltzmann * 1e3
+"""Stefan-Boltzmann constant [erg/s/cm²/K⁴]."""
 _REMEDY = (
     "give an .npz grid (see hotdask.library.atmospheres.read_atmospheres) or ATLAS9 models such as ap00k2odfnew.dat, "
     "published at http://kurucz.harvard.edu/grids.html and https://wwwuser.oats.inaf.it/fiorella.castelli/grids.html"
@@ -130,6 +140,8 @@ class AtmosphereGrid:
         log10 of the quantities of `Atmosphere`.
     identity : str
         SHA-256 of the data, hexadecimal.
+    nlte : bool
+        Models out of LTE: depths and opacities are flux means, and structures of [M/H] = 0 are used at every [M/H].
     added : int
         How many models, the last ones, were not read but added by `hotdask.library.hydrostatic.extend_grid`.
     """
@@ -145,6 +157,7 @@ class AtmosphereGrid:
     log_electron_density: np.ndarray
     log_kappa_rosseland: np.ndarray
     identity: str
+    nlte: bool = False
     added: int = 0
 
     @functools.cached_property
@@ -189,6 +202,8 @@ class AtmosphereGrid:
         (...) bool
         """
         teff, logg, mh = np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in (teff, logg, mh)))
+        if self.nlte:
+            mh = np.where(np.isfinite(mh), 0.0, mh)
         log_teff = np.log10(np.maximum(teff, 1.0))
         inside = np.stack([plane.covers(log_teff, logg) for plane in self._planes])
         nodes = self._metallicities
@@ -213,6 +228,7 @@ class AtmosphereGrid:
         """
         if not self.covers(teff, logg, mh):
             raise SynthesisError(self._outside(teff, logg, mh))
+        mh = 0.0 if self.nlte else mh
         nodes = self._metallicities
         nearest = int(np.argmin(np.abs(nodes - mh)))
         below, above, share = _bracket(nodes, nodes[nearest] if abs(nodes[nearest] - mh) <= _ROUNDING else mh)
@@ -235,7 +251,9 @@ class AtmosphereGrid:
         )
 
 
-def _grid(name: str, identity: str, models: dict[str, np.ndarray], log_tau: np.ndarray) -> AtmosphereGrid:
+def _grid(
+    name: str, identity: str, models: dict[str, np.ndarray], log_tau: np.ndarray, *, nlte: bool = False
+) -> AtmosphereGrid:
     """Grid of checked models."""
     labels = np.column_stack([models["teff"], models["logg"], models["mh"]])
     unique, count = np.unique(labels, axis=0, return_counts=True)
@@ -245,7 +263,7 @@ def _grid(name: str, identity: str, models: dict[str, np.ndarray], log_tau: np.n
             f"{name}: {count.max()} models at Teff {teff:.0f} K, log g {logg:.2f}, [M/H] {mh:+.2f}; keep one of them; "
             "a grid has one mixture and one microturbulence"
         )
-    return AtmosphereGrid(name=name, identity=identity, log_tau=log_tau, **models)
+    return AtmosphereGrid(name=name, identity=identity, log_tau=log_tau, nlte=nlte, **models)
 
 
 def _read_npz(path: Path) -> AtmosphereGrid:
@@ -367,33 +385,99 @@ def rosseland_depth(rhox: np.ndarray, kappa_rosseland: np.ndarray) -> np.ndarray
     return integrand[0] + np.concatenate([[0.0], np.cumsum(mean * step)])
 
 
-def _read_text(path: Path, files: list[Path]) -> AtmosphereGrid:
-    decks = [deck for file in files for deck in _read_decks(file)]
-    if not decks:
-        raise InputError(f"{path}: no model atmosphere in it; {_REMEDY}")
-    depths = [np.log10(rosseland_depth(deck.columns[0], deck.columns[4])) for deck in decks]
+def flux_mean_depth(
+    teff: float, logg: float, column: np.ndarray, pressure: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Optical depth and opacity of the flux mean, from a model in hydrostatic and radiative equilibrium.
+
+    Radiation carries the weight that gas does not: dP/dm = g - κ_F σTeff⁴/c, so τ_F = (g m - P) c/σTeff⁴.
+
+    Parameters
+    ----------
+    teff, logg : float
+        [K], log10 [cm/s²].
+    column, pressure : (n_layer,) float64
+        Column mass [g/cm²], ascending; pressure of gas and turbulence [dyn/cm²].
+
+    Returns
+    -------
+    depth, opacity : (n_layer,) float64
+        τ_F and κ_F [cm²/g].
+
+    References
+    ----------
+    Mihalas 1978, Stellar Atmospheres, ch. 7.
+
+    Examples
+    --------
+    >>> mass = np.geomspace(1e-3, 1e2, 50)
+    >>> pressure = mass * (1e4 - 2.0 * SIGMA * 3e4**4 / C_CGS)
+    >>> [values.round(4).tolist()[::49] for values in flux_mean_depth(3e4, 4.0, mass, pressure)]
+    [[0.002, 200.0], [2.0, 2.0]]
+    """
+    depth = (10**logg * column - pressure) * C_CGS / (SIGMA * teff**4)
+    return depth, np.gradient(depth, np.log(column)) / column
+
+
+def _read_nlte(path: Path) -> AtmosphereGrid:
+    arrays = read_arrays(path, _NLTE, remedy=_REMEDY)
+    shape = arrays["column_mass"].shape
+    for name, values in arrays.items():
+        expected = shape[:1] if name in ("teff", "logg") else shape
+        # The levels of a population come last.
+        if len(shape) != 2 or values.shape[: len(expected)] != expected:
+            raise InputError(f"{path}: {name} has the shape {values.shape}, not {expected}; {_REMEDY}")
+    if not len(arrays["teff"]) or any(np.any(arrays[name] <= 0) for name in ("teff", *_NLTE[2:6])):
+        raise InputError(f"{path}: no models, or a value that is not positive; {_REMEDY}")
+    if np.any(np.diff(arrays["column_mass"]) <= 0):
+        raise InputError(f"{path}: column_mass does not ascend; {_REMEDY}")
+    nuclei = (10 ** arrays["log10_population"]).sum(axis=2)
+    pressure = (arrays["electron_density"] + nuclei) * K_ERG * arrays["temperature"]
+    turbulence = arrays["density"] * (TURBULENCE * 1e5) ** 2 / 2
+    depths, columns = [], []
+    for i, (teff, logg, mass) in enumerate(zip(arrays["teff"], arrays["logg"], arrays["column_mass"], strict=True)):
+        depth, opacity = flux_mean_depth(teff, logg, mass, pressure[i] + turbulence[i])
+        # The lowest layers of some models are not in balance.
+        n = int(np.argmax(np.append(np.diff(depth) <= 0, True) | (opacity <= 0)))
+        if depth[0] <= 0 or n < 2:
+            raise InputError(
+                f"{path}: the model at Teff {teff:.0f} K, log g {logg:.2f} is not in hydrostatic equilibrium; {_REMEDY}"
+            )
+        depths.append(np.log10(depth[:n]))
+        layers = mass, arrays["temperature"][i], pressure[i], arrays["electron_density"][i], opacity
+        columns.append(np.stack(layers)[:, :n])
+    log_tau, layers = _resample(path, depths, columns)
+    models = {"teff": arrays["teff"], "logg": arrays["logg"], "mh": np.zeros(shape[0])}
+    return _grid(path.name, sha256(path), models | layers, log_tau, nlte=True)
+
+
+def _resample(path: Path, depths: list[np.ndarray], columns: list[np.ndarray]) -> tuple[np.ndarray, dict]:
+    """One scale of log depth that all models span, and the log10 of their (5, n_layer) quantities on it."""
     top, bottom = max(depth[0] for depth in depths), min(depth[-1] for depth in depths)
     if top >= bottom:
         raise InputError(f"{path}: the models have no range of optical depth in common; {_REMEDY}")
     log_tau = np.linspace(top, bottom, max(len(depth) for depth in depths))
     layers = np.stack(
         [
-            PchipInterpolator(depth, np.log10(deck.columns), axis=1)(log_tau)
-            for deck, depth in zip(decks, depths, strict=True)
+            PchipInterpolator(depth, np.log10(column), axis=1)(log_tau)
+            for column, depth in zip(columns, depths, strict=True)
         ]
     )
+    names = ("log_rhox", "log_temperature", "log_pressure", "log_electron_density", "log_kappa_rosseland")
+    return log_tau, dict(zip(names, layers.swapaxes(0, 1), strict=True))
+
+
+def _read_text(path: Path, files: list[Path]) -> AtmosphereGrid:
+    decks = [deck for file in files for deck in _read_decks(file)]
+    if not decks:
+        raise InputError(f"{path}: no model atmosphere in it; {_REMEDY}")
+    depths = [np.log10(rosseland_depth(deck.columns[0], deck.columns[4])) for deck in decks]
+    log_tau, layers = _resample(path, depths, [deck.columns for deck in decks])
     models = {name: np.array([getattr(deck, name) for deck in decks]) for name in ("teff", "logg", "mh")}
-    models |= {
-        "log_rhox": layers[:, 0],
-        "log_temperature": layers[:, 1],
-        "log_pressure": layers[:, 2],
-        "log_electron_density": layers[:, 3],
-        "log_kappa_rosseland": layers[:, 4],
-    }
     # Of a folder the files' own sums, so that neither its name nor theirs matter.
     sums = sorted(sha256(file) for file in files)
     identity = sums[0] if len(sums) == 1 else hashlib.sha256("".join(sums).encode()).hexdigest()
-    return _grid(path.name, identity, models, log_tau)
+    return _grid(path.name, identity, models | layers, log_tau)
 
 
 def read_atmospheres(path: str | Path) -> AtmosphereGrid:
@@ -405,9 +489,11 @@ def read_atmospheres(path: str | Path) -> AtmosphereGrid:
         An ``.npz`` file with ``teff``, ``logg``, ``mh`` (n,), ``log_tau_rosseland`` (n_layer,), and (n, n_layer)
         log10 of the structure: ``log_rhox``, ``log_t_over_teff``, ``log_p``, ``log_xne``, ``log_kappa_rosseland``; a
         file of ATLAS9 models as Kurucz and Castelli publish them (``ap00k2odfnew.dat``: text, one deck after another);
-        or a folder of such files, ``ap*.dat`` and ``am*.dat``.
+        a folder of such files, ``ap*.dat`` and ``am*.dat``; or the populations of TLUSTY's models that
+        `hotdask.library.departures.read_departures` reads, with ``density`` [g/cm³] (n_model, n_layer) beside them,
+        whose structures are then used: of solar composition, at every [M/H].
 
-        Decks are brought to one scale of Rosseland depth that all of them span.
+        Decks and TLUSTY's models are brought to one scale of depth that all of them span.
 
     Raises
     ------
@@ -416,7 +502,7 @@ def read_atmospheres(path: str | Path) -> AtmosphereGrid:
 
     References
     ----------
-    Castelli & Kurucz 2003, IAU Symp. 210, A20.
+    Castelli & Kurucz 2003, IAU Symp. 210, A20; Lanz & Hubeny 2007, ApJS 169, 83 (BSTAR2006).
     """
     path = Path(path)
     if path.is_dir():
@@ -425,5 +511,5 @@ def read_atmospheres(path: str | Path) -> AtmosphereGrid:
             raise InputError(f"{path}: no ap*.dat or am*.dat in this folder; {_REMEDY}")
         return _read_text(path, files)
     if path.suffix == ".npz":
-        return _read_npz(path)
+        return _read_nlte(path) if has_arrays(path, _NLTE) else _read_npz(path)
     return _read_text(path, [path])

@@ -10,11 +10,11 @@ as a function of temperature and gas pressure, which all layers of the grid at t
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import constants, sparse
+from scipy import sparse
 from scipy.interpolate import BSpline, NdBSpline
 from scipy.sparse.linalg import spsolve
 
-from hotdask.library.atmospheres import AtmosphereGrid
+from hotdask.library.atmospheres import SIGMA, AtmosphereGrid
 from hotdask.library.state import C_CGS, K_ERG
 
 COOLEST = 12000.0
@@ -28,8 +28,6 @@ EDDINGTON = 0.8
 LIGHT = (-2.0, 0.5)
 """Range of log10 of the Rosseland depth that spectra come from; models end where `EDDINGTON` is passed there. Above, a
 wind begins, and what is below is not seen: outside the range the ratio is held at the limit."""
-_SIGMA = constants.Stefan_Boltzmann * 1e3
-"""[erg/s/cm²/K⁴]."""
 _DEGREE = 3
 _SPACING = np.array([0.025, 0.25])
 """Between knots in log T and log P/T⁴."""
@@ -129,7 +127,7 @@ def flux_mean_ratio(
     [2.0, 2.0]
     """
     gradient = np.gradient(log_pressure, log_rhox) * 10 ** (log_pressure - log_rhox)
-    flux_mean = (10**logg - gradient) * C_CGS / (_SIGMA * teff**4)
+    flux_mean = (10**logg - gradient) * C_CGS / (SIGMA * teff**4)
     # Where radiation hardly pushes, digits of the published pressures are all that is left of it.
     return np.clip(flux_mean / 10**log_kappa, 0.5, 20.0)
 
@@ -168,7 +166,7 @@ def stratify(
     Kurucz 1970, SAO SR 309; Lanz & Hubeny 2003, ApJS 146, 417 (radiative acceleration limited in outer layers).
     """
     tau, step, gravity = 10**log_tau, np.diff(log_tau) * np.log(10), 10**logg
-    push = (_SIGMA * teff**4 / C_CGS / gravity)[:, None] * ratio
+    push = (SIGMA * teff**4 / C_CGS / gravity)[:, None] * ratio
     shape = log_temperature.shape
     mass, pressure, kappa = np.empty(shape), np.empty(shape), np.empty(shape)
 
@@ -215,8 +213,11 @@ def extend_grid(grid: AtmosphereGrid) -> AtmosphereGrid:
     Returns
     -------
     AtmosphereGrid
-        The models read, unchanged, then those added; ``added`` counts them.
+        The models read, unchanged, then those added; ``added`` counts them. None are added to models out of LTE: their
+        opacities do not follow from temperature and pressure, and their own grid ends near the Eddington limit.
     """
+    if grid.nlte:
+        return grid
     parts = [part for mh in np.unique(grid.mh) if (part := _below(grid, np.flatnonzero(grid.mh == mh))) is not None]
     if not parts:
         return grid

@@ -87,8 +87,8 @@ class HotdaskEngine:
 
     Notes
     -----
-    The structure of an atmosphere answers to Teff, log g and [Fe/H] only; helium and the other abundances act through
-    the equation of state and the opacities.
+    The structure of an atmosphere answers to Teff, log g and [Fe/H] only, and that of a model of TLUSTY not to [Fe/H]
+    either: it is solar. Helium and the other abundances act through the equation of state and the opacities.
     """
 
     def __init__(
