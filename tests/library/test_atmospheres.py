@@ -398,7 +398,7 @@ def test_structures_out_of_lte_have_the_electrons_of_our_gas(nlte_grid):
 
 
 def test_structures_out_of_lte_are_predicted_by_their_neighbors(nlte_grid):
-    """Without a temperature or a gravity, so over twice the grid's step, temperatures come out within 1 %, most within 0.2."""
+    """Without a temperature or a gravity, so over twice the step, temperatures come out within 1 %, most 0.2."""
     errors = []
     for label, values in (("teff", (16000.0, 20000.0, 25000.0, 29000.0)), ("logg", (3.5, 4.0, 4.5))):
         for value in values:
