@@ -28,11 +28,13 @@ _SAHA = 2.0706e-16
 """(h²/2πmk)^1.5 / 2 [cm³ K^1.5]."""
 _LINE = 0.02654008
 """π e²/mc [cm² Hz]."""
+_DECAY = 7.4215e-22
+"""8π² e²/mc³ [s]: decay rate over ν² g_l/g_u f."""
 _ANGLES = np.array([0.1127016654, 0.5, 0.8872983346])
 _ANGLE_WEIGHTS = np.array([0.2777777778, 0.4444444444, 0.2777777778])
 _N_CONTINUUM = 300
 _OFFSETS_HYDROGEN = np.array([0, 0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 7, 10, 15, 25, 45, 80, 150, 300, 600.0])
-_OFFSETS = np.array([0, 0.6, 1.2, 1.8, 2.4, 3.2, 4.5, 7, 12, 25, 60.0])
+_OFFSETS = np.array([0, 0.6, 1.2, 1.8, 2.4, 3.2, 4.5, 7, 12, 25, 60.0, 150, 400])
 """Frequencies of a line, in Doppler widths from its center."""
 
 
@@ -49,9 +51,11 @@ class ModelElement:
     energy, binding : (n_level,) float64
         Above the ground state of the neutral atom, and below the ion's limit [Hz].
     line_lower, line_upper : (n_line,) int64
-    line_frequency, line_strength, line_stark : (n_line,) float64
-        [Hz], absorption oscillator strength, Stark width over electron density [rad/s cm³] (0: hydrogenic where
-        ``line_hydrogenic``, none otherwise).
+    line_frequency, line_strength : (n_line,) float64
+        [Hz], absorption oscillator strength.
+    line_radiative, line_stark : (n_line,) float64
+        Damping by the decay of both levels [rad/s], and by electrons over their density [rad/s cm³] (0: hydrogenic
+        where ``line_hydrogenic``, none otherwise).
     line_hydrogenic : (n_line,) int64
         Nuclear charge for hydrogenic lines, 0 for others.
     ions : tuple of ModelIon
@@ -67,6 +71,7 @@ class ModelElement:
     line_upper: np.ndarray
     line_frequency: np.ndarray
     line_strength: np.ndarray
+    line_radiative: np.ndarray
     line_stark: np.ndarray
     line_hydrogenic: np.ndarray
     ions: tuple[ModelIon, ...]
@@ -103,18 +108,25 @@ def model_element(z: int, ions: Sequence[ModelIon]) -> ModelElement:
         strength.append(ion.strength[lines])
         stark.append(ion.stark[lines])
         hydrogenic.append(np.full(len(l), z if ion.charge + 1 == z else 0))
+    weight = np.concatenate([ion.weight for ion in ions] + [[1.0]])
+    lower, upper, frequency, strength = (np.concatenate(part) for part in (lower, upper, frequency, strength))
+    # 8π²e²/mc³ ν² g_l/g_u f.
+    decay = np.bincount(
+        upper, _DECAY * frequency**2 * weight[lower] / weight[upper] * strength, minlength=len(weight)
+    )
     return ModelElement(
         z=z,
         charge=np.concatenate([np.full(len(ion.binding), ion.charge) for ion in ions] + [[len(ions)]]),
-        weight=np.concatenate([ion.weight for ion in ions] + [[1.0]]),
+        weight=weight,
         label=np.concatenate([ion.label for ion in ions] + [["nucleus"]]),
         energy=np.concatenate([limit + ion.binding[0] - ion.binding for limit, ion in zip(limits, ions, strict=False)]
                               + [[limits[-1]]]),
         binding=np.concatenate([ion.binding for ion in ions] + [[0.0]]),
-        line_lower=np.concatenate(lower),
-        line_upper=np.concatenate(upper),
-        line_frequency=np.concatenate(frequency),
-        line_strength=np.concatenate(strength),
+        line_lower=lower,
+        line_upper=upper,
+        line_frequency=frequency,
+        line_strength=strength,
+        line_radiative=decay[lower] + decay[upper],
         line_stark=np.concatenate(stark),
         line_hydrogenic=np.concatenate(hydrogenic),
         ions=tuple(ions),
@@ -208,8 +220,8 @@ def _profile(
     if z:
         profile = _hydrogenic_profile(element, line, offset, doppler, electrons)
     else:
-        width = element.line_stark[line] * electrons / (4 * np.pi) + 1e7
-        profile = voigt_profile(offset, doppler / np.sqrt(2), np.broadcast_to(width, doppler.shape))
+        width = (element.line_stark[line] * electrons + element.line_radiative[line]) / (4 * np.pi)
+        profile = voigt_profile(offset, doppler / np.sqrt(2), width)
     return profile / np.trapezoid(profile, frequency, axis=0)
 
 
@@ -226,7 +238,8 @@ def _hydrogenic_profile(element, line, offset, doppler, electrons):
     core = (2.5 * field) ** 1.5 + (2 * doppler) ** 1.5
     share = 3 * 1.3213 * field**1.5 / core
     wing = 1.5 * field**1.5 / (core ** (5 / 3) + np.abs(offset) ** 2.5)
-    return (1 - share) * np.exp(-((offset / doppler) ** 2)) / (np.sqrt(np.pi) * doppler) + wing
+    core = voigt_profile(offset, doppler / np.sqrt(2), element.line_radiative[line] / (4 * np.pi))
+    return (1 - share) * core + wing
 
 
 @dataclass(frozen=True)
