@@ -21,6 +21,7 @@ from scipy.special import voigt_profile
 from hotdask.errors import SynthesisError
 from hotdask.library import collisions
 from hotdask.library.atoms import MASSES, data_folder
+from hotdask.library.blanketing import GROUPS
 from hotdask.library.metalions import MetalGas, ionization_balance, metal_absorption
 from hotdask.library.modelatoms import CrossSection, ModelIon, read_model_ion
 from hotdask.library.state import ATOMIC_MASS, C_CGS, H_ERG, K_ERG
@@ -33,7 +34,7 @@ _DECAY = 7.4215e-22
 """8π² e²/mc³ [s]: decay rate over ν² g_l/g_u f."""
 _ANGLES = np.array([0.1127016654, 0.5, 0.8872983346])
 _ANGLE_WEIGHTS = np.array([0.2777777778, 0.4444444444, 0.2777777778])
-_N_CONTINUUM = 800
+_N_CONTINUUM, _N_ULTRAVIOLET = 800, 2500
 _OFFSETS_HYDROGEN = np.array([0, 0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 7, 10, 15, 25, 45, 80, 150, 300, 600.0])
 _OFFSETS = np.array([0, 0.6, 1.2, 1.8, 2.4, 3.2, 4.5, 7, 12, 25, 60.0, 150, 400])
 """Frequencies of a line, in Doppler widths from its center."""
@@ -256,13 +257,16 @@ class Background:
     metals : MetalGas or None
         Metals in ionization equilibrium with the radiation.
     edges : (n_bin + 1,) float64
-        Edges of the bins of ``metals`` [Hz].
+        Edges of the bins of ``metals`` and ``lines`` [Hz].
+    lines : (n_bin, n_group, n_layer) float64 or None
+        Opacity of metal lines in LTE, of `hotdask.library.blanketing.line_distribution` [1/cm].
     """
 
     absorption: np.ndarray
     scattering: np.ndarray
     metals: MetalGas | None = None
     edges: np.ndarray | None = None
+    lines: np.ndarray | None = None
 
 
 def frequency_grid(elements: Sequence[ModelElement], temperature: float, vmic: float) -> np.ndarray:
@@ -276,7 +280,7 @@ def frequency_grid(elements: Sequence[ModelElement], temperature: float, vmic: f
     vmic : float
         [km/s].
     """
-    nodes = [np.geomspace(5e13, 3e16, _N_CONTINUUM)]
+    nodes = [np.geomspace(5e13, 3e16, _N_CONTINUUM), np.geomspace(1e15, 1e16, _N_ULTRAVIOLET)]
     for element in elements:
         edges = element.binding[:-1]
         edges = edges[edges > nodes[0][0]]
@@ -371,7 +375,7 @@ def _transfer(tau_step, thermal_share, source, bottom, eddington, surface, mean,
 
 @njit(cache=True, fastmath=True)
 def _radiative_rates(
-    frequency, quadrature, absorption, scattering, bin_of, metal_absorbed, metal_emitted, temperature, column, density,
+    frequency, quadrature, absorption, scattering, bin_of, metal_absorbed, metal_emitted, group_of, lines, temperature, column, density,
     lower, upper, element_of, owner, first_edge, sigma, line_index, line_of, profile,
     weight, b, eddington, surface, mean, rates,
 ):
@@ -398,8 +402,9 @@ def _radiative_rates(
             ex[k] = np.exp(-6.62607015e-27 * nu / (1.380649e-16 * temperature[k]))
             planck[k] = unit * ex[k] / (1 - ex[k])
             absorbed, emitted = metal_absorbed[bin_of[i], k], metal_emitted[bin_of[i], k] * ex[k]
-            chi[k] = absorption[i, k] + absorbed - emitted
-            eta[k] = absorption[i, k] * planck[k] + unit * emitted
+            thermal = absorption[i, k] + lines[bin_of[i], group_of[i], k]
+            chi[k] = thermal + absorbed - emitted
+            eta[k] = thermal * planck[k] + unit * emitted
             element_eta[0, k] = 0.0
             element_eta[1, k] = 0.0
         count = 0
@@ -486,6 +491,8 @@ class Equilibrium:
         [Hz].
     mean_intensity : (n_frequency, n_layer) float64
         J [erg/s/cm²/Hz/sr].
+    flux : (n_frequency,) float64
+        Eddington flux H at the surface, in the unit of J.
     """
 
     b: tuple[np.ndarray, ...]
@@ -493,6 +500,7 @@ class Equilibrium:
     change: float
     frequency: np.ndarray
     mean_intensity: np.ndarray
+    flux: np.ndarray
 
 
 def planck(frequency: np.ndarray, temperature: np.ndarray) -> np.ndarray:
@@ -627,11 +635,20 @@ def solve_equilibrium(
         bin_of = np.clip(np.searchsorted(background.edges, frequency) - 1, 0, len(metals.frequency) - 1)
         absorbed, emitted = metal_absorption(metals, [np.ones_like(share) for share in metals.share])
         b_planck = planck(frequency, temperature)
+    lines = background.lines
+    if lines is None:
+        lines = np.zeros((max(bin_of) + 1, 1, n))
+        group_of = np.zeros(len(frequency), dtype=np.int64)
+    else:
+        # Successive frequencies see different shares of the lines, in proportion.
+        draw = np.arange(len(frequency)) * 0.6180339887498949 % 1
+        group_of = np.minimum(np.searchsorted(np.cumsum(GROUPS), draw), len(GROUPS) - 1)
     history: list[np.ndarray] = []
     for iteration in range(1, max_iterations + 1):
         rates = by_collisions.copy()
         _radiative_rates(
             frequency, quadrature, background.absorption, background.scattering, bin_of, absorbed, emitted,
+            group_of, lines,
             temperature, column, density, lower, upper, owner[lower], owner, first_edge, sigma, start, line_of, profile,
             weight, b, eddington, surface, mean, rates,
         )  # fmt: skip
@@ -650,7 +667,7 @@ def solve_equilibrium(
         new = np.maximum(new, 1e-6)
         change = float(np.max(np.abs(new / b - 1)))
         if change < tolerance and iteration > 3:
-            return Equilibrium(tuple(np.split(new, first[1:-1])), iteration, change, frequency, mean)
+            return Equilibrium(tuple(np.split(new, first[1:-1])), iteration, change, frequency, mean, surface * mean[:, 0])
         history.append(np.log(new))
         if len(history) == 4:
             new = np.exp(_ng(history))

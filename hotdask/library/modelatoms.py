@@ -113,7 +113,8 @@ class ModelIon:
 def _extrapolate(x: np.ndarray, nodes: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Linear interpolation, continued beyond the last node at no flatter a slope than x^-1."""
     out = np.interp(x, nodes, values)
-    slope = min((values[-1] - values[-2]) / (nodes[-1] - nodes[-2]), -1.0) if len(nodes) > 1 else -3.0
+    step = nodes[-1] - nodes[-2] if len(nodes) > 1 else 0.0
+    slope = min((values[-1] - values[-2]) / step, -1.0) if step > 0 else -3.0
     return np.where(x > nodes[-1], values[-1] + slope * (x - nodes[-1]), out)
 
 
