@@ -8,12 +8,13 @@ strength as a whole is a parameter, which the flux of the star fixes: without th
 
 import functools
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numba import njit
 
 from hotdask.library.atoms import ATOMIC_NUMBER, MASSES, data_folder
-from hotdask.library.metalions import _FILES
+from hotdask.library.metalions import FILES
 from hotdask.library.modelatoms import read_model_ion
 from hotdask.library.state import ATOMIC_MASS, C_CGS, H_ERG, K_ERG
 
@@ -28,6 +29,12 @@ GROUPS = np.array([0.3, 0.25, 0.18, 0.12, 0.08, 0.05, 0.02])
 _IRON_FILES = ((1, "fe2va.dat"), (2, "fe3va.dat"), (3, "fe4va.dat"), (4, "fe5va.dat"))
 _TO_4P = ((4.0, 8.0, 0.6, 3.0), (8.0, 17.0, 0.5, 0.0))
 """Iron: range of a line's energy [eV], oscillator strength of all its lines, lowest energy of the lower level [eV]."""
+_HIGHEST = 25.0
+"""Levels above this energy [eV] are empty."""
+_SPREAD = 0.5
+"""Of the levels within a superlevel [eV]."""
+_MOST_LINES = 500
+"""Between two superlevels: more would look the same in a bin."""
 
 
 @dataclass(frozen=True)
@@ -61,38 +68,38 @@ def ultraviolet_lines(iron: float) -> LineTable:
     """
     rows: list[tuple] = []
     folder = data_folder()
-    for symbol, names in _FILES.items():
+    for symbol, names in FILES.items():
         for charge, name in enumerate(names):
             if name is None or name.endswith(".rap"):
                 continue
             ion = read_model_ion(folder / name, charge)
             real = ion.radiative & (ion.strength > 0)
-            for l, u, f in zip(ion.lower[real], ion.upper[real], ion.strength[real], strict=True):
-                if ion.binding[u] < ion.binding[l]:
+            for low, up, f in zip(ion.lower[real], ion.upper[real], ion.strength[real], strict=True):
+                if ion.binding[up] < ion.binding[low]:
                     rows.append((
-                        ATOMIC_NUMBER[symbol], charge, ion.binding[l] - ion.binding[u],
-                        ion.binding[0] - ion.binding[l], ion.weight[l] * f,
+                        ATOMIC_NUMBER[symbol], charge, ion.binding[low] - ion.binding[up],
+                        ion.binding[0] - ion.binding[low], ion.weight[low] * f,
                     ))  # fmt: skip
     generator = np.random.default_rng(1)
     for charge, name in _IRON_FILES:
         ion = read_model_ion(folder / name, charge)
         excitation = ion.binding[0] - ion.binding
         odd = np.array(["odd" in label for label in ion.label])
-        for l in np.flatnonzero(~odd & (ion.binding > 0)):
-            for low, high, total, least in _TO_4P:
-                step = (ion.binding[l] - ion.binding) / _HZ_PER_EV
-                uppers = np.flatnonzero(odd & (step > low) & (step < high))
-                if not len(uppers) or excitation[l] < least * _HZ_PER_EV or excitation[l] > 25 * _HZ_PER_EV:
+        for lower in np.flatnonzero(~odd & (ion.binding > 0)):
+            step = (ion.binding[lower] - ion.binding) / _HZ_PER_EV
+            for shortest, longest, total, least in _TO_4P:
+                uppers = np.flatnonzero(odd & (step > shortest) & (step < longest))
+                if not len(uppers) or not least <= excitation[lower] / _HZ_PER_EV <= _HIGHEST:
                     continue
                 share = ion.weight[uppers] / ion.weight[uppers].sum()
-                for u, part in zip(uppers, share, strict=True):
+                for upper, part in zip(uppers, share, strict=True):
                     # Levels of J ~ 2.5 on both sides, of which those with ΔJ ≤ 1 combine.
-                    n = int(np.clip(0.3 * ion.weight[l] * ion.weight[u] / 36, 3, 500))
+                    n = int(np.clip(0.3 * ion.weight[lower] * ion.weight[upper] / 36, 3, _MOST_LINES))
+                    # Strengths of random matrix elements (Porter & Thomas 1956).
                     strength = generator.standard_normal(n) ** 2
-                    strength *= total * part * iron * ion.weight[l] / strength.sum()
-                    spread = 0.5 * _HZ_PER_EV * generator.standard_normal(n)
-                    frequency = np.abs(ion.binding[l] - ion.binding[u] + spread)
-                    rows += [(26, charge, nu, excitation[l], s) for nu, s in zip(frequency, strength, strict=True)]
+                    strength *= total * part * iron * ion.weight[lower] / strength.sum()
+                    frequency = _HZ_PER_EV * np.abs(step[upper] + _SPREAD * generator.standard_normal(n))
+                    rows += [(26, charge, nu, excitation[lower], s) for nu, s in zip(frequency, strength, strict=True)]
     z, stage, frequency, energy, strength = np.array(rows).T
     return LineTable(z.astype(np.int64), stage.astype(np.int64), frequency, energy, strength)
 
@@ -152,4 +159,4 @@ def line_distribution(
     _sample(opacity, position[inside], spacing, amplitude, doppler, damping)
     ordered = np.sort(opacity.reshape(n_bin, _SAMPLES, n), axis=1)
     bounds = np.round(np.concatenate([[0.0], np.cumsum(GROUPS)]) * _SAMPLES).astype(int)
-    return np.stack([ordered[:, a:b].mean(axis=1) for a, b in zip(bounds[:-1], bounds[1:], strict=True)], axis=1)
+    return np.stack([ordered[:, a:b].mean(axis=1) for a, b in pairwise(bounds)], axis=1)

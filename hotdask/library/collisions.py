@@ -36,8 +36,8 @@ _HELIUM_UPSILON = np.array([
     (1520, 2410, 3950),
 ])
 # fmt: on
-"""Effective collision strengths of He I between its eleven levels up to n = 3 (1 1S, 2 3S, 2 1S, 2 3P, 2 1P, 3 3S, 3 1S,
-3 3P, 3 3D, 3 1D, 3 1P), at 8000, 16 000 and 32 000 K; by upper, then by lower level."""
+"""Effective collision strengths of He I between its eleven levels up to n = 3 (1 1S, 2 3S, 2 1S, 2 3P, 2 1P, 3 3S,
+3 1S, 3 3P, 3 3D, 3 1D, 3 1P), at 8000, 16 000 and 32 000 K; by upper, then by lower level."""
 
 
 def _johnson(n: int) -> tuple[float, float]:

@@ -21,7 +21,7 @@ _LOOSE = 3.0 * _HZ_PER_EV
 """Levels less deeply bound [Hz] go with the next ion: collisions tie them to it."""
 
 # Neutral first; None where an ion does not matter.
-_FILES: dict[str, tuple[str | None, ...]] = {
+FILES: dict[str, tuple[str | None, ...]] = {
     "C": ("c1.dat", "c2.dat", "c3_34+12lev.dat", "c4.dat"),
     "N": ("n1.dat", "n2_32+10lev.dat", "n3.dat", "n4_34+14lev.dat"),
     "O": ("o1_23+10lev.dat", "o2_36+12lev.dat", "o3_28+13lev.dat", "o4.dat"),
@@ -99,7 +99,7 @@ def _ions() -> dict[str, tuple[ModelIon, ...]]:
             for charge, name in enumerate(names)
             if name is not None
         )
-        for symbol, names in _FILES.items()
+        for symbol, names in FILES.items()
     }
 
 
@@ -118,7 +118,12 @@ def metal_elements(frequency: np.ndarray) -> tuple[MetalElement, ...]:
                 charge.append(ion.charge)
                 group.append(number + (ion.binding[level] < _LOOSE))
                 sections.append(ion.photoionization(level, frequency))
-                edge = max(ion.binding[level], ion.binding[level] * 10 ** (ion.cross_sections[level].log_ratio[0] if len(ion.cross_sections[level].log_ratio) else 0.0))
+                edge = max(
+                    ion.binding[level],
+                    ion.binding[level]
+                    * 10
+                    ** (ion.cross_sections[level].log_ratio[0] if len(ion.cross_sections[level].log_ratio) else 0.0),
+                )
                 threshold.append(ion.photoionization(level, np.array([edge * (1 + 1e-9)]))[0])
                 binding.append(ion.binding[level])
             ground += ion.binding[0]
@@ -131,9 +136,7 @@ def metal_elements(frequency: np.ndarray) -> tuple[MetalElement, ...]:
         threshold.append(0.0)
         binding.append(0.0)
         out.append(
-            MetalElement(
-                z, *(np.array(x) for x in (energy, weight, charge, group, sections, threshold, binding))
-            )
+            MetalElement(z, *(np.array(x) for x in (energy, weight, charge, group, sections, threshold, binding)))
         )
     return tuple(out)
 
@@ -194,9 +197,9 @@ def metal_gas(
         ion = element.charge - element.charge[0]
         tight = element.group == ion
         opacity, loose = (
-            np.stack([
-                element.cross_section[mine].T @ number[mine] for mine in ((ion == i) & which for i in range(n_ion))
-            ])
+            np.stack(
+                [element.cross_section[mine].T @ number[mine] for mine in ((ion == i) & which for i in range(n_ion))]
+            )
             for which in (tight, ~tight)
         )
         rates = np.zeros((n_ion, len(temperature)))

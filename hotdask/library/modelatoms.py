@@ -168,7 +168,7 @@ def _lines(rows: list[str]) -> list[tuple[int, int, float, bool, int, float, flo
     for row in remaining:
         words = row.split()
         mode, profile = int(words[2]), int(words[3])
-        strength, value = (_floats(words[7:9]) if len(words) > 8 else (*_floats(words[7:8]), 0.0))
+        strength, value = _floats(words[7:9]) if len(words) > 8 else (*_floats(words[7:8]), 0.0)
         stark = 0.0
         if mode in (-1, 1, -2, 2):
             next(remaining)
