@@ -174,7 +174,7 @@ def collision_rates(element: ModelElement, temperature: np.ndarray) -> list[tupl
             frequency = ion.binding[low] - ion.binding[up]
             if hydrogenic and element.z == 1:
                 rate = collisions.hydrogen_excitation(low + 1, up + 1, strength, temperature)
-            elif ion.charge == 0 and up <= 10:
+            elif element.z == 2 and ion.charge == 0 and up <= 10:
                 upsilon = collisions.helium_strength(low, up, temperature)
                 rate = collisions.excitation(frequency, ion.weight[low], upsilon, temperature)
             elif strength > 0:
