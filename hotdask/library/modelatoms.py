@@ -201,7 +201,7 @@ def read_model_ion(path: str | Path, charge: int) -> ModelIon:
     --------
     >>> from hotdask.library.atoms import data_folder
     >>> helium = read_model_ion(data_folder() / "he1.dat", 0)
-    >>> len(helium.binding), helium.label[3], int(helium.weight[3])
+    >>> len(helium.binding), str(helium.label[3]), int(helium.weight[3])
     (24, '2 trip P', 9)
     """
     path = Path(path)
