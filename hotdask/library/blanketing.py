@@ -2,8 +2,8 @@
 
 Lines of the light elements are those of the model atoms. Iron has too many to list: what is drawn here is a forest with
 the levels of its model atoms and the total oscillator strength of one electron that goes from 3d or 4s to 4p. Its
-strength as a whole is a parameter, which the flux of the star fixes: without these lines more light leaves than
-σ Teff⁴.
+strength as a whole is a parameter; the flux tells how good it is: without these lines more light leaves than σ Teff⁴.
+Neutral iron and the rest of the iron group are missing, which counts below 12 000 K.
 """
 
 import functools
