@@ -182,9 +182,8 @@ def _find_levels(stark: tuple[StarkLine, ...], departures: Departures | None) ->
     if departures is None:
         return _Levels(*3 * [np.zeros(0, dtype=np.int64)])
     ion = np.array([line.ion for line in stark], dtype=np.int64)
-    low = np.array([line.elo_ev for line in stark])
-    high = low + HC / np.array([line.wavelength for line in stark])
-    lower, upper = match_lines(departures.levels, np.full(len(ion), 2), ion, low, high)
+    energies = (np.array([getattr(line, name) for line in stark]) for name in ("elo_ev", "eup_ev"))
+    lower, upper = match_lines(departures.levels, np.full(len(ion), 2), ion, *energies)
     return _Levels(departures.levels.of(1, 0), lower, upper)
 
 
@@ -249,7 +248,7 @@ def _spectrum(
     lines: dict[str, np.ndarray],
     stark: tuple[StarkLine, ...],
     departure: np.ndarray | None,
-    levels: "_Levels",
+    levels: _Levels,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Emergent flux, (1 or 2, n), and continuum, (n,), [erg/s/cm²/Å] at `sample_wavelength`.
 
