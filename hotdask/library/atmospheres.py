@@ -385,10 +385,8 @@ def rosseland_depth(rhox: np.ndarray, kappa_rosseland: np.ndarray) -> np.ndarray
     return integrand[0] + np.concatenate([[0.0], np.cumsum(mean * step)])
 
 
-def flux_mean_depth(
-    teff: float, logg: float, column: np.ndarray, pressure: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Optical depth and opacity of the flux mean, from a model in hydrostatic and radiative equilibrium.
+def flux_mean_depth(teff: float, logg: float, column: np.ndarray, pressure: np.ndarray) -> np.ndarray:
+    """Optical depth of the flux mean of the opacity, from a model in hydrostatic and radiative equilibrium.
 
     Radiation carries the weight that gas does not: dP/dm = g - κ_F σTeff⁴/c, so τ_F = (g m - P) c/σTeff⁴.
 
@@ -401,8 +399,7 @@ def flux_mean_depth(
 
     Returns
     -------
-    depth, opacity : (n_layer,) float64
-        τ_F and κ_F [cm²/g].
+    (n_layer,) float64
 
     References
     ----------
@@ -410,13 +407,12 @@ def flux_mean_depth(
 
     Examples
     --------
-    >>> mass = np.geomspace(1e-3, 1e2, 50)
-    >>> pressure = mass * (1e4 - 2.0 * SIGMA * 3e4**4 / C_CGS)
-    >>> [values.round(4).tolist()[::49] for values in flux_mean_depth(3e4, 4.0, mass, pressure)]
-    [[0.002, 200.0], [2.0, 2.0]]
+    >>> mass = np.array([0.001, 1.0, 100.0])
+    >>> pressure = mass * (1e4 - 2.0 * SIGMA * 3e4**4 / C_CGS)  # an opacity of 2 cm²/g
+    >>> flux_mean_depth(3e4, 4.0, mass, pressure).round(4).tolist()
+    [0.002, 2.0, 200.0]
     """
-    depth = (10**logg * column - pressure) * C_CGS / (SIGMA * teff**4)
-    return depth, np.gradient(depth, np.log(column)) / column
+    return (10**logg * column - pressure) * C_CGS / (SIGMA * teff**4)
 
 
 def _read_nlte(path: Path) -> AtmosphereGrid:
@@ -436,16 +432,18 @@ def _read_nlte(path: Path) -> AtmosphereGrid:
     turbulence = arrays["density"] * (TURBULENCE * 1e5) ** 2 / 2
     depths, columns = [], []
     for i, (teff, logg, mass) in enumerate(zip(arrays["teff"], arrays["logg"], arrays["column_mass"], strict=True)):
-        depth, opacity = flux_mean_depth(teff, logg, mass, pressure[i] + turbulence[i])
+        depth = flux_mean_depth(teff, logg, mass, pressure[i] + turbulence[i])
         # The lowest layers of some models are not in balance.
-        n = int(np.argmax(np.append(np.diff(depth) <= 0, True) | (opacity <= 0)))
+        n = int(np.argmax(np.append(np.diff(depth) <= 0, True)))
         if depth[0] <= 0 or n < 2:
             raise InputError(
                 f"{path}: the model at Teff {teff:.0f} K, log g {logg:.2f} is not in hydrostatic equilibrium; {_REMEDY}"
             )
-        depths.append(np.log10(depth[:n]))
-        layers = mass, arrays["temperature"][i], pressure[i], arrays["electron_density"][i], opacity
-        columns.append(np.stack(layers)[:, :n])
+        depth, mass = depth[:n], mass[:n]
+        opacity = np.gradient(np.log(depth), np.log(mass)) * depth / mass
+        layers = arrays["temperature"][i, :n], pressure[i, :n], arrays["electron_density"][i, :n]
+        depths.append(np.log10(depth))
+        columns.append(np.stack([mass, *layers, opacity]))
     log_tau, layers = _resample(path, depths, columns)
     models = {"teff": arrays["teff"], "logg": arrays["logg"], "mh": np.zeros(shape[0])}
     return _grid(path.name, sha256(path), models | layers, log_tau, nlte=True)
