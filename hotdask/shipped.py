@@ -8,7 +8,7 @@ _FOLDER = Path(str(resources.files("hotdask") / "emulator" / "default"))
 SHIPPED: dict[str, Path] = {path.stem: path for path in sorted(_FOLDER.glob("*.safetensors"))}
 """Their files; the card of each lies beside it (.md)."""
 
-DEFAULT_EMULATOR = "lte"
+DEFAULT_EMULATOR = "nlte"
 """Name of the one that is used unless another is asked for."""
 
 FROM_FILE = "compare"

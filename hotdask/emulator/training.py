@@ -76,7 +76,7 @@ class Training:
     """
 
     architecture: str = "lowrank"
-    n_basis: int = 96
+    n_basis: int = 128
     hidden: int = 192
     draws: int = 20
     passes: int = 500
