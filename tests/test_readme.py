@@ -25,7 +25,7 @@ from distributed import LocalCluster
 
 import hotdask
 from hotdask.cli import main
-from hotdask.config import Settings
+from hotdask.config import Engine, LibrarySettings, Settings
 from hotdask.flags import Flag
 from hotdask.labels import LABEL_NAMES
 from hotdask.pipeline import pages
@@ -334,14 +334,17 @@ def test_settings_it_shows_are_settings(done: list[Command]) -> None:
     assert len(sections) >= 5
     for found in [*sections, *(found for found in dotted if found and found[1] in Settings.model_fields)]:
         section, name = found.groups()
-        assert section in Settings.model_fields, found[0]
-        fields = Settings.model_fields[section].annotation.model_fields
+        every = Settings.model_fields | LibrarySettings.model_fields
+        assert section in every, found[0]
+        fields = every[section].annotation.model_fields
         assert name is None or name in fields, found[0]
 
 
 def test_options_it_speaks_of_are_options() -> None:
     known = {o for command in walk(main) for parameter in command.params for o in parameter.opts}
-    known |= set(re.findall(r"--[\w-]+", "".join((ROOT / "scripts" / n).read_text() for n in ("benchmark", "soak"))))
+    known |= set(
+        re.findall(r"--[\w-]+", "".join((ROOT / "scripts" / n).read_text() for n in ("accuracy", "benchmark", "soak")))
+    )
     spoken = [option for span in inline() if span.startswith("--") for option in re.findall(r"--[\w-]+", span)]
     assert spoken
     assert set(spoken) <= known
@@ -359,7 +362,7 @@ def test_flags_and_columns_it_names_are_there() -> None:
     unknown = [span for span in named if span not in columns and span not in Flag.__members__]
     assert len(named) >= 8
     # Of scipy.
-    assert set(unknown) <= {"least_squares"}
+    assert set(unknown) <= {"least_squares", *Engine.model_fields}
 
 
 def test_scripts_and_files_it_names_are_there() -> None:

@@ -263,7 +263,8 @@ def test_the_real_library_through_a_store(library_file: Path, tmp_path: Path) ->
     create_library(path, real.labels[: len(flux)], provenance={})
     for part in range(2):
         some = flux[part * PART : (part + 1) * PART]
-        write_part(path, part, flux=some, continuum=some, seconds=np.ones(len(some)), reasons=[""] * len(some))
+        same = dict.fromkeys(("flux", "flux_lte", "continuum"), some)
+        write_part(path, part, **same, seconds=np.ones(len(some)), reasons=[""] * len(some))
     back = read_library(path)
     np.testing.assert_array_equal(back.flux, flux)
     np.testing.assert_array_equal(back.labels, real.labels[: len(flux)])

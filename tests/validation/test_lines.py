@@ -163,7 +163,7 @@ def stars_and_settings(synthesis, tmp_path):
         pytest.skip("needs MILES spectra of ../shared/data/reference_stars, which are not part of the project")
     settings = tmp_path / "settings.toml"
     settings.write_text(
-        f'out = "none.zarr"\n[engine]\nkind = "lte"\natmospheres = "{synthesis / "atlas9_hot.npz"}"\n'
+        f'out = "none.zarr"\n[engine]\nkind = "hotdask"\natmospheres = "{synthesis / "atlas9_hot.npz"}"\n'
         f'lines = "{synthesis / "lines_hot.npz"}"\n'
     )
     return stars, settings
