@@ -248,7 +248,8 @@ class _Flight:
 
     def _withdraw(self) -> None:
         """Take back what no worker has begun."""
-        begun = {key for stacks in self.cluster.client.call_stack(list(self.running)).values() for key in stacks}
+        # Of all that runs: asked for by name, a task that has just ended is an error.
+        begun = {key for stacks in self.cluster.client.call_stack().values() for key in stacks}
         idle = [future for future in self.running if future.key not in begun and future.status == "pending"]
         self.cluster.client.cancel(idle)
         for future in idle:
