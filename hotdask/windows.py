@@ -11,6 +11,9 @@ import numpy as np
 SPEED_OF_LIGHT = 299792.458
 """Speed of light [km/s]."""
 
+FWHM = 2 * np.sqrt(2 * np.log(2))
+"""Full width at half maximum of a Gaussian of σ = 1."""
+
 LOG_STEP = 1e-4
 OBSERVED_LOG_START = 3.5682
 N_OBSERVED = 3909

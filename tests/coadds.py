@@ -7,8 +7,8 @@ from astropy.io import fits
 from scipy.interpolate import CubicSpline
 
 from hotdask import windows
-from hotdask.emulator.broadening import FWHM, lsf_sigma, mean_lsf
-from hotdask.windows import LOG_STEP, N_REST, REST_LOG_START
+from hotdask.emulator.broadening import lsf_sigma, mean_lsf
+from hotdask.windows import FWHM, LOG_STEP, N_REST, REST_LOG_START
 
 STEP = 0.8
 CAMERAS = {"B": (3600.0, 2751), "R": (5760.0, 2326), "Z": (7520.0, 2881)}

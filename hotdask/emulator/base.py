@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from hotdask import windows
-from hotdask.emulator.broadening import FWHM, lsf_sigma, mean_lsf
+from hotdask.emulator.broadening import lsf_sigma, mean_lsf
 from hotdask.errors import InputError
 from hotdask.labels import INDEX, N_LABELS, RELATIVE
+from hotdask.windows import FWHM
 
 SHARED_ARRAYS = {
     "input_center": (17,),

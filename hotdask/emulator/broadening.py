@@ -16,8 +16,6 @@ from hotdask import windows
 LIMB_DARKENING = 0.6
 OVERSAMPLING = 5
 FINE_STEP = windows.LOG_STEP / OVERSAMPLING
-FWHM = 2 * np.sqrt(2 * np.log(2))
-"""Full width at half maximum of a Gaussian of σ = 1."""
 _NODES = 5
 _CHUNK = 16
 """Spectra broadened at once: their intermediate arrays fit the second-level cache."""
@@ -46,7 +44,7 @@ def mean_lsf(resolving_power_blue: float = 1800.0, resolving_power_red: float = 
     """
     return np.array(
         [
-            value / (FWHM * power)
+            value / (windows.FWHM * power)
             for power, pivot in zip((resolving_power_blue, resolving_power_red), windows.LSF_PIVOT, strict=True)
             for value in (pivot, 1000.0, 0.0)
         ]

@@ -7,10 +7,11 @@ import torch
 
 from hotdask import windows
 from hotdask.config import Normalize
-from hotdask.emulator.broadening import FWHM, Broadener
+from hotdask.emulator.broadening import Broadener
 from hotdask.labels import INDEX
 from hotdask.library.spectra import Library
 from hotdask.steps.normalize import Normalizer
+from hotdask.windows import FWHM
 
 _CHUNK = 128
 """Syntheses transformed at once: the padded copy of a whole library would double its memory."""

@@ -22,6 +22,7 @@ from scipy.sparse import csr_array
 from hotdask.errors import InputError
 from hotdask.windows import (
     FIT_MASK,
+    FWHM,
     LOG_STEP,
     N_OBSERVED,
     OBSERVED_LOG_START,
@@ -33,8 +34,6 @@ from hotdask.windows import (
 
 RESOLVING_POWER = 1800.0
 """λ/FWHM of a degraded line."""
-FWHM = 2 * np.sqrt(2 * np.log(2))
-"""Full width at half maximum of a Gaussian of σ = 1."""
 BAD_SHARE = 0.05
 """A value is lost if bad pixels, bridged by straight lines, and what is beyond the spectrum bear more of its filter."""
 _FINE = 10

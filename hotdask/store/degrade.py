@@ -26,8 +26,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
-from hotdask.spectra.degrade import BAD_SHARE, FWHM, RESOLVING_POWER, Degraded, bridge
-from hotdask.windows import FIT_MASK, LOG_STEP, N_OBSERVED, inside, observed_wavelength
+from hotdask.spectra.degrade import BAD_SHARE, RESOLVING_POWER, Degraded, bridge
+from hotdask.windows import FIT_MASK, FWHM, LOG_STEP, N_OBSERVED, inside, observed_wavelength
 
 NATIVE_FWHM = 1.65
 """FWHM [Å] of a line before the filter, by the matrices of real coadds 1.6 (b), 1.5 (r) and 1.8 (z)."""

@@ -11,12 +11,13 @@ from hotdask.emulator.broadening import mean_lsf
 from hotdask.errors import InputError
 from hotdask.labels import ABUNDANCES, INDEX, LABEL_NAMES, LABELS
 from hotdask.recovery import robust_sigma
-from hotdask.spectra.degrade import FWHM, RESOLVING_POWER, degrade
+from hotdask.spectra.degrade import RESOLVING_POWER, degrade
 from hotdask.steps.label import Labeler
 from hotdask.steps.normalize import Normalizer
 from hotdask.validation.bibliography import Bibliography, known_labels, plain_name
 from hotdask.validation.kinds import KINDS, kind_of
 from hotdask.validation.libraries import Spectra
+from hotdask.windows import FWHM
 
 BINS: tuple[tuple[float, float], ...] = (
     (7e3, 11e3),

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from hotdask.errors import InputError
-from hotdask.spectra.degrade import FWHM, degrade
-from hotdask.windows import FIT_MASK, SPEED_OF_LIGHT, air_to_vacuum, inside, observed_wavelength
+from hotdask.spectra.degrade import degrade
+from hotdask.windows import FIT_MASK, FWHM, SPEED_OF_LIGHT, air_to_vacuum, inside, observed_wavelength
 
 GRID = observed_wavelength()
 

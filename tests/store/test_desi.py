@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hotdask import config, windows
 from hotdask.emulator import load_emulator
-from hotdask.emulator.broadening import FWHM, lsf_sigma, mean_lsf
+from hotdask.emulator.broadening import lsf_sigma, mean_lsf
 from hotdask.errors import SpectrumError
 from hotdask.labels import INDEX, LABEL_NAMES, LSF_NAMES
 from hotdask.simulation import emergent
@@ -25,7 +25,7 @@ from hotdask.store import desi
 from hotdask.store.degrade import NATIVE_FWHM, Arm, degrade, native_variance
 from hotdask.store.inputs import input_signature, list_inputs
 from hotdask.store.lamost import REASONS, read_spectra, read_spectrum
-from hotdask.windows import LOG_STEP, N_OBSERVED, SPEED_OF_LIGHT, observed_wavelength
+from hotdask.windows import FWHM, LOG_STEP, N_OBSERVED, SPEED_OF_LIGHT, observed_wavelength
 
 WAVELENGTH = observed_wavelength()
 STEP = WAVELENGTH * np.log(10) * LOG_STEP
