@@ -446,7 +446,7 @@ class CandidateSettings(_Section):
 
 _READER = {"medium", "unit", "columns", "skip", "continuum"}
 _ENGINES: dict[str, tuple[set[str], set[str]]] = {
-    "hotdask": ({"atmospheres", "lines"}, {"helium", "helium_profiles", "nlte", "extend"}),
+    "hotdask": ({"atmospheres", "lines"}, {"helium", "helium_profiles", "nlte", "nlte_structure", "extend"}),
     "function": ({"function"}, set()),
     "program": ({"command", "output", "medium"}, {"templates", "timeout", "converged", "log", "solar", *_READER}),
     "finished": ({"table", "medium"}, _READER),
@@ -465,6 +465,7 @@ class Engine(_Section):
     nlte: str | None = Field(
         None, description="hotdask: populations out of LTE (BSTAR2006), for a second set of spectra"
     )
+    nlte_structure: bool = Field(True, description="hotdask: with nlte, its temperatures for LTE atmospheres")
     extend: bool = Field(True, description="hotdask: structures of our own below the gravities of the atmospheres")
     helium_profiles: str | None = Field(
         None, description="hotdask: Stark profiles of He I (Tremblay et al. 2026); default: of four lines, installed"

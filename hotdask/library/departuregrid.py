@@ -1,7 +1,6 @@
 """Departure coefficients of hydrogen and helium on the structures of a grid of model atmospheres."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -20,6 +19,8 @@ _THOMSON = 6.6524587e-25
 _HYDRIDE_RANGE = (2000.0, 60000.0)
 """Wavelengths at which H⁻ counts [Å]: below, metals and hydrogen hide it."""
 _PER_EV = 2.417989242e14
+_THIN = 2
+"""Layers of a structure to one of a table."""
 
 
 def make_background(
@@ -105,93 +106,61 @@ def departures(
     )
 
 
-@dataclass(frozen=True)
-class DepartureTable:
-    """Departure coefficients of a grid of atmospheres.
-
-    Attributes
-    ----------
-    teff, logg : (n_model,) float64
-        [K], [cgs].
-    log_column : (n_model, n_layer) float64
-        log10 of the column mass [g/cm²].
-    ln_b : (n_model, n_layer, n_level) float64
-        Natural logarithm of population over LTE population.
-    z, charge : (n_level,) int64
-        Atomic number; 0 for the neutral atom.
-    binding : (n_level,) float64
-        Energy below the ion's limit [eV]; 0 for a bare nucleus.
-    weight : (n_level,) float64
-        Statistical weight.
-    label : (n_level,) str
-        Term.
-    """
-
-    teff: np.ndarray
-    logg: np.ndarray
-    log_column: np.ndarray
-    ln_b: np.ndarray
-    z: np.ndarray
-    charge: np.ndarray
-    binding: np.ndarray
-    weight: np.ndarray
-    label: np.ndarray
-
-
 def departure_table(
     grid: AtmosphereGrid,
     abundances: np.ndarray,
+    models: Sequence[tuple[float, float]],
     *,
-    teff: tuple[float, float] = (8000.0, 45000.0),
-    mh: float = 0.0,
     vmic: float = 2.0,
     report: Callable[[str], None] = lambda line: None,
-) -> DepartureTable:
-    """Departure coefficients on all models of one metallicity within a range of Teff.
-
-    A model takes some ten seconds. Models above 30 kK are as good as their LTE structures.
+) -> dict[str, np.ndarray]:
+    """Departure coefficients on structures of solar composition; a model takes some ten seconds.
 
     Parameters
     ----------
     grid : AtmosphereGrid
     abundances : (n_element,) float64
         Number fractions, hydrogen first.
-    teff : tuple of float
-        Lowest and highest Teff [K].
-    mh : float
-        [M/H] of the models.
+    models : sequence of (teff, logg)
+        [K], log10 [cm/s²].
     vmic : float
         Microturbulent velocity [km/s].
     report : callable
         Called with a line of text after each model.
+
+    Returns
+    -------
+    dict of arrays
+        ``teff``, ``logg`` (n_model,); ``log_column`` (n_model, n_layer), log10 of the column mass [g/cm²];
+        ``temperature`` (n_model, n_layer) [K]; ``ln_b`` (n_model, n_layer, n_level); ``z``, ``charge`` (0 = neutral),
+        ``binding`` [eV] below the ion's limit (n_level,). Every `_THIN`-th layer.
 
     Raises
     ------
     SynthesisError
         If the grid has no such model, or one does not converge.
     """
-    rows = np.flatnonzero((grid.teff >= teff[0]) & (grid.teff <= teff[1]) & (np.abs(grid.mh - mh) < 1e-6))
-    if not len(rows):
-        raise SynthesisError(f"{grid.name} has no model at Teff {teff[0]:.0f}-{teff[1]:.0f} K with [M/H] {mh:+.1f}")
-    ln_b = []
-    for row in rows:
-        structure = (10 ** values[row] for values in (grid.log_temperature, grid.log_pressure, grid.log_rhox))
-        name = f"Teff {grid.teff[row]:.0f} K, log g {grid.logg[row]:.2f}"
+    thin = slice(None, None, _THIN)
+    ln_b, log_column, temperature = [], [], []
+    for teff, logg in models:
+        name = f"Teff {teff:.0f} K, log g {logg:.2f}"
+        atmosphere = grid.interpolate(teff, logg, 0.0)
         try:
-            solution = departures(*structure, abundances, vmic=vmic)
+            solution = departures(atmosphere.temperature, atmosphere.pressure, atmosphere.rhox, abundances, vmic=vmic)
         except SynthesisError as error:
             raise SynthesisError(f"{error}, in the model at {name}") from error
-        ln_b.append(np.log(np.concatenate(solution.b)).T)
+        ln_b.append(np.log(np.concatenate(solution.b)).T[thin])
+        log_column.append(np.log10(atmosphere.rhox)[thin])
+        temperature.append(atmosphere.temperature[thin])
         report(f"{name}: {solution.iterations} iterations")
     elements = hydrogen_and_helium()
-    return DepartureTable(
-        teff=grid.teff[rows],
-        logg=grid.logg[rows],
-        log_column=grid.log_rhox[rows],
-        ln_b=np.array(ln_b),
-        z=np.concatenate([np.full(len(element.weight), element.z) for element in elements]),
-        charge=np.concatenate([element.charge for element in elements]),
-        binding=np.concatenate([element.binding for element in elements]) / _PER_EV,
-        weight=np.concatenate([element.weight for element in elements]),
-        label=np.concatenate([element.label for element in elements]),
-    )
+    return {
+        "teff": np.array([teff for teff, _ in models]),
+        "logg": np.array([logg for _, logg in models]),
+        "log_column": np.array(log_column),
+        "temperature": np.array(temperature),
+        "ln_b": np.array(ln_b, dtype=np.float32),
+        "z": np.concatenate([np.full(len(element.weight), element.z) for element in elements]),
+        "charge": np.concatenate([element.charge for element in elements]),
+        "binding": np.concatenate([element.binding for element in elements]) / _PER_EV,
+    }

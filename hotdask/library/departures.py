@@ -24,7 +24,7 @@ MERGED = {(1, 0): 8, (2, 1): 15}
 DEEP = (1.4, 1.7)
 """T/Teff between which coefficients fade to one, at Rosseland optical depths of 4 to 10: what departs below are counts
 of ions that the model atoms leave out."""
-_LARGEST = 7.0
+LARGEST = 7.0
 """|ln b| beyond which a coefficient is not believed; such layers are far above those where lines form."""
 _EMPTY = -40.0
 """ln b below which a model gave no population (its floor stands there)."""
@@ -190,7 +190,7 @@ def read_departures(path: str | Path) -> Departures:
         value = found - lte - np.log(np.exp(found).sum(axis=2, keepdims=True))
         value += np.log(np.exp(lte - lte.max(axis=2, keepdims=True)).sum(axis=2, keepdims=True))
         value += lte.max(axis=2, keepdims=True)
-        ln_b[:, :, index] = np.where(value > _EMPTY, np.clip(value, -_LARGEST, _LARGEST), 0.0)
+        ln_b[:, :, index] = np.where(value > _EMPTY, np.clip(value, -LARGEST, LARGEST), 0.0)
         for ion, charge in zip(ions, data["ion_charge"][ions], strict=True):
             last = MERGED.get((int(z), int(charge)))
             if last is not None:

@@ -335,7 +335,9 @@ def _positions(low: float, high: float) -> list[tuple[int, np.ndarray, np.ndarra
     for lower, upper, center, _ in _lines():
         reach = _FARTHEST * (center - _vacuum(lower, upper + 1))
         start, stop = np.searchsorted(nodes, [center - reach, center + reach])
-        x = np.log10(np.maximum(np.abs(nodes[start:stop] - center), 10**_OFFSET_START))
+        # Profiles are symmetric in frequency: Δλ stands for λ₀² Δν/c.
+        offset = np.abs(nodes[start:stop] - center) * center / nodes[start:stop]
+        x = np.log10(np.maximum(offset, 10**_OFFSET_START))
         x = (x - _OFFSET_START) / _STEP
         index = np.minimum(x.astype(np.int64), _N_OFFSET - 2)
         out.append((start, index, x - index))

@@ -267,7 +267,7 @@ def _below(grid: AtmosphereGrid, rows: np.ndarray) -> dict[str, np.ndarray] | No
             models["log_temperature"].append(grid.log_temperature[column[0]] + down * bend)
             models["ratio"].append(ratio(column[0]) + down * turn)
     teff, logg, log_temperature, log_ratio = (np.array(values) for values in models.values())
-    gas = _gas(grid, rows, log_temperature.min() - _BEYOND[0])
+    gas = fit_layers(grid, rows, log_temperature.min() - _BEYOND[0])
     log_rhox, log_pressure, log_kappa, eddington = stratify(
         teff, logg, grid.log_tau, log_temperature, 10**log_ratio, gas
     )
@@ -275,7 +275,6 @@ def _below(grid: AtmosphereGrid, rows: np.ndarray) -> dict[str, np.ndarray] | No
     kept = (eddington[:, light].max(axis=1) < EDDINGTON) & (np.diff(log_temperature[:, light], axis=1) > 0).all(axis=1)
     # What lies below a model that is left out is left out too.
     kept = np.minimum.accumulate(kept.reshape(len(columns), -1), axis=1).ravel()
-    electrons = gas(log_temperature, log_pressure)[1] + log_pressure - log_temperature - np.log10(K_ERG)
     found = {
         "teff": teff,
         "logg": logg,
@@ -283,13 +282,13 @@ def _below(grid: AtmosphereGrid, rows: np.ndarray) -> dict[str, np.ndarray] | No
         "log_rhox": log_rhox,
         "log_temperature": log_temperature,
         "log_pressure": log_pressure,
-        "log_electron_density": electrons,
+        "log_electron_density": find_electrons(gas, log_temperature, log_pressure),
         "log_kappa_rosseland": log_kappa,
     }
     return {name: values[kept] for name, values in found.items()}
 
 
-def _gas(grid: AtmosphereGrid, rows: np.ndarray, coolest: float) -> GasTable:
+def fit_layers(grid: AtmosphereGrid, rows: np.ndarray, coolest: float) -> GasTable:
     """Table of the layers of some models hotter than a temperature [log10 K]."""
     used = grid.log_temperature[rows] >= coolest
     t, p, k, e = (
@@ -297,3 +296,8 @@ def _gas(grid: AtmosphereGrid, rows: np.ndarray, coolest: float) -> GasTable:
         for array in (grid.log_temperature, grid.log_pressure, grid.log_kappa_rosseland, grid.log_electron_density)
     )
     return fit_gas(t, p, k, e + t + np.log10(K_ERG) - p)
+
+
+def find_electrons(gas: GasTable, log_temperature: np.ndarray, log_pressure: np.ndarray) -> np.ndarray:
+    """log10 of the electron density [1/cm³] at log10 of [K] and [dyn/cm²]."""
+    return gas(log_temperature, log_pressure)[1] + log_pressure - log_temperature - np.log10(K_ERG)

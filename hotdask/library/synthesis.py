@@ -19,8 +19,12 @@ from hotdask.library.corrections import identity as corrections_identity
 from hotdask.library.departures import Departures, match_lines, read_departures
 from hotdask.library.helium import add_helium_line, replaced_lines, stark_tables
 from hotdask.library.helium_profiles import read_helium_profiles
+from hotdask.library.hotdepartures import TABLE as HOT_TABLE
+from hotdask.library.hotdepartures import add_hot_models
+from hotdask.library.hotdepartures import identity as hot_identity
 from hotdask.library.linelist import HC, LineList, default_damping, read_lines
 from hotdask.library.metals import add_lines
+from hotdask.library.nltestructure import FADE, correct_temperature
 from hotdask.library.spectra import LOG_START, LOG_STEP, N_FINE, Synthesis
 from hotdask.library.starktables import StarkLine
 from hotdask.library.state import ATOMIC_MASS, C_CGS, H_ERG, K_ERG, K_EV, State, solve_state
@@ -72,6 +76,9 @@ class HotdaskEngine:
         File for `read_helium_profiles`: 26 multiplets of He I instead of the four of the installed tables.
     nlte : path, optional
         File for `read_departures`: spectra are out of LTE, and have beside them those in LTE.
+    nlte_structure : bool
+        Whether structures in LTE get the temperatures of the models in ``nlte``, if given; see
+        `hotdask.library.nltestructure`.
     extend : bool
         Add structures below the lowest gravities of the atmospheres; see `hotdask.library.hydrostatic.extend_grid`.
     corrected : bool
@@ -99,6 +106,7 @@ class HotdaskEngine:
         helium: str = "stark",
         helium_profiles: str | None = None,
         nlte: str | None = None,
+        nlte_structure: bool = True,
         extend: bool = True,
         corrected: bool = True,
     ):
@@ -108,6 +116,11 @@ class HotdaskEngine:
             raise SynthesisError("helium = 'voigt' has no use for helium_profiles; leave one of them out")
         read = read_atmospheres(atmospheres)
         self._grid: AtmosphereGrid = hydrostatic.extend_grid(read) if extend else read
+        self._temperatures = None
+        if nlte is not None and nlte_structure and not read.nlte:
+            other = read_atmospheres(nlte)
+            self._grid = correct_temperature(self._grid, other)
+            self._temperatures = {"name": other.name, "sha256": other.identity, "fade": list(FADE)}
         self._list: LineList = read_lines(lines)
         self._corrections = None
         if corrected:
@@ -118,7 +131,7 @@ class HotdaskEngine:
         self._stark: tuple[StarkLine, ...] = stark_tables() if helium == "stark" else ()
         if self._profiles is not None:
             self._stark = (*self._profiles.lines, *(line for line in self._stark if line.ion == 2))
-        self._departures = None if nlte is None else read_departures(nlte)
+        self._departures = None if nlte is None else add_hot_models(read_departures(nlte))
         self.name = "hotdask-lte" if nlte is None else "hotdask-nlte"
         self._lines = _prepare(self._list, self._departures, self._stark)
         self._levels = _find_levels(self._stark, self._departures)
@@ -131,11 +144,13 @@ class HotdaskEngine:
             "code": _code_hash(),
             "atmospheres": {"name": self._grid.name, "sha256": self._grid.identity, "models": len(self._grid.teff)},
             "atmospheres_added": hydrostatic.describe(self._grid),
+            "temperatures": self._temperatures,
             "lines": {"name": self._list.name, "sha256": self._list.identity},
             "corrections": self._corrections,
             "helium": self._helium,
             "helium_profiles": self._profiles and {"name": self._profiles.name, "sha256": self._profiles.identity},
             "nlte": self._departures and {"name": self._departures.name, "sha256": self._departures.identity},
+            "departures_added": self._departures and {"name": HOT_TABLE.name, "sha256": hot_identity()},
             "line_threshold": _THRESHOLD,
         }
 

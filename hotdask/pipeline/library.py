@@ -73,6 +73,7 @@ def make_engine(settings: config.Engine) -> Engine:
                 helium=settings.helium,
                 helium_profiles=settings.helium_profiles,
                 nlte=settings.nlte,
+                nlte_structure=settings.nlte_structure,
                 extend=settings.extend,
             )
             engine.name = settings.name or engine.name

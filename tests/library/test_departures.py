@@ -160,9 +160,10 @@ def test_coefficients_of_one_are_lte_exactly(engine, monkeypatch):
 
 
 def test_lte_beside_is_that_of_an_engine_in_lte(engine, synthesis):
-    alone = HotdaskEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz")(star(20000, 4.0))
+    # Structures below the edge of the NLTE temperatures are the same.
+    alone = HotdaskEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz")(star(11000, 4.0))
     assert alone.flux_lte is None
-    np.testing.assert_allclose(engine(star(20000, 4.0)).flux_lte, alone.flux, rtol=1e-12)
+    np.testing.assert_allclose(engine(star(11000, 4.0)).flux_lte, alone.flux, rtol=1e-12)
 
 
 def test_classical_lines_out_of_lte(engine):
