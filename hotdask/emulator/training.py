@@ -79,7 +79,7 @@ class Training:
     n_basis: int = 128
     hidden: int = 192
     draws: int = 20
-    passes: int = 500
+    passes: int = 320
     batch: int = 64
     learning_rate: float = 4e-3
     patience: float = 0.5

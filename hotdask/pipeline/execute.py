@@ -1,6 +1,8 @@
 """A run from files to report: what is done already, what is left, and how it ends."""
 
+import os
 import time
+import tomllib
 import uuid
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, nullcontext, suppress
@@ -25,10 +27,10 @@ from hotdask.pipeline.state import REPORT, STEPS, State, read_summary
 from hotdask.pipeline.tasks import run_tasks, watched
 from hotdask.report.tracks import read_tracks
 from hotdask.schema import SPECTRA, TRUTH
-from hotdask.store.atomic import check_links, clear_leftovers
+from hotdask.store.atomic import check_links, clear_leftovers, is_unfinished
 from hotdask.store.claims import claim
 from hotdask.store.inputs import list_inputs
-from hotdask.store.lock import hold
+from hotdask.store.lock import HOLDER, LOCK, hold
 from hotdask.store.parquet import read_table
 from hotdask.store.receipts import list_receipts
 
@@ -92,6 +94,7 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder}: cannot be the folder of a run ({error.strerror}); give another --out") from error
+    _check_folder(folder, entries)
     with hold(folder), interruptible():
         return _go_on(settings, entries, models.id, until=until, client=client, profile=profile, echo=echo)
 
@@ -149,6 +152,33 @@ def _announce(state: State, client: Client, *, here: bool) -> None:
         # A sample without one spectrum of the classes asked for says nothing, least of all that there are none.
         with suppress(RunError):
             state.echo(f"plan: {measure(state.settings, entries, workers).describe()}")
+
+
+def _check_folder(folder: Path, entries: pd.DataFrame) -> None:
+    """See that a run may write here: the folder is its own, or empty, and no spectrum lies in it."""
+    try:
+        ours = (LOCK, HOLDER)
+        foreign = [p.name for p in folder.iterdir() if p.name not in ours and not is_unfinished(p)]
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be listed ({error.strerror}); give another --out") from error
+    if foreign and not _is_run(folder):
+        raise RunError(
+            f"{folder} holds {min(foreign)!r} and is no run of hotdask; a run writes and removes files there: give an "
+            "--out that is empty or does not exist"
+        )
+    real = folder.resolve()
+    for place in sorted({os.path.dirname(path) for path in entries["path"]}):
+        if Path(place).resolve().is_relative_to(real):
+            raise RunError(f"{place} has spectra and lies in {folder}, where the run writes; give another --out")
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether the folder has settings as a run writes them, every section there."""
+    try:
+        sections = tomllib.loads((folder / config.SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return sections.keys() >= {"out", *config.DECISIVE}
 
 
 def _check_truth(path: str | None) -> None:

@@ -7,6 +7,7 @@ file. On an object store the one change made at once is the writing of an object
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,11 +19,24 @@ from hotdask.store.places import is_url, place
 
 PARTIAL = ".partial"
 """How the hidden name of something unfinished ends."""
+_UNFINISHED = re.compile(rf"\..+\.[0-9a-f]{{32}}{re.escape(PARTIAL)}", re.DOTALL)
+"""Hidden names of ours; others that end so are somebody else's."""
 
 
 def _partial(final: Path) -> Path:
     # A leading dot hides it from pandas, pyarrow and Dask; a name of its own lets two writers work side by side.
     return final.with_name(f".{final.name}.{uuid4().hex}{PARTIAL}")
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a file or folder has the name of something that a writer of ours has not finished.
+
+    Examples
+    --------
+    >>> is_unfinished(Path(f".a.txt.{'0f' * 16}.partial")), is_unfinished(Path(".notes.partial"))
+    (True, False)
+    """
+    return _UNFINISHED.fullmatch(path.name) is not None
 
 
 def sync(path: str | Path) -> None:
@@ -231,7 +245,7 @@ def check_links(root: str | Path) -> None:
 
 
 def clear_leftovers(root: str | Path) -> int:
-    """Remove what killed writers left below ``root``.
+    """Remove what killed writers left below ``root``, and nothing that has not such a name.
 
     A writer still at work there fails at its last step, the renaming, and leaves nothing.
 
@@ -240,7 +254,7 @@ def clear_leftovers(root: str | Path) -> int:
     int
         How many files and folders were removed.
     """
-    leftovers = sorted(Path(root).rglob(f".*{PARTIAL}"))
+    leftovers = sorted(path for path in Path(root).rglob(f".*{PARTIAL}") if is_unfinished(path))
     for path in leftovers:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)

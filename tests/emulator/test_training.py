@@ -438,10 +438,15 @@ def planned(synthesis) -> tuple[HotdaskEngine, np.ndarray]:
     """The engine and the labels of the library that the LTE emulator was made from."""
     card = load_emulator("lte").card
     sampling = Sampling(**card["library_provenance"]["settings"]["sampling"])
-    engine = HotdaskEngine(synthesis / "atlas9_hot.npz", synthesis / "lines_hot.npz")
-    for name, data in card["library_provenance"]["engine_provenance"].items():
-        if name in ("atmospheres", "lines"):
-            assert engine.provenance()[name] == data
+    engine = HotdaskEngine(
+        synthesis / "atlas9_hot.npz",
+        synthesis / "lines_hot.npz",
+        helium_profiles=synthesis / "he1_stark_tremblay2026.dat",
+        nlte=synthesis.parent / "nlte" / "bstar2006_z1.npz",
+    )
+    known = card["library_provenance"]["engine_provenance"]
+    for name in ("atmospheres", "lines", "helium_profiles", "nlte", "temperatures", "departures_added"):
+        assert engine.provenance()[name] == known[name]
     labels = draw_labels(sampling, engine.covers)
     # Rows of the library are those of the plan, as long as no synthesis failed.
     assert len(labels) == card["syntheses"] + card["validation"] + card["held_out"]
@@ -511,7 +516,8 @@ class TestLte:
         held_out = labels[shipped.card["held_out_members"]]
         held_out = held_out[np.argsort(held_out[:, 0])]
         chosen = held_out[np.linspace(0, len(held_out) - 1, 12).round().astype(int)[1:-1]]
-        flux = np.stack([to_fine(engine(row))[0] for row in chosen])
+        made = [engine(row) for row in chosen]
+        flux = np.stack([to_fine(dataclasses.replace(s, flux=s.flux_lte))[0] for s in made])
         source = SpectrumSource(Library(flux, chosen, LOG_START, "again"), config.Normalize())
         labels, lsf, flux = source.draw(np.tile(np.arange(10), 8), np.random.default_rng(77))
         residual = shipped.flux(labels, lsf) - flux

@@ -344,7 +344,7 @@ def test_a_folder_that_another_command_holds_is_left_alone(
     finished, hashes: Callable, settings_for: MakeSettings, tmp_path: Path
 ) -> None:
     settings = finished.copy(tmp_path / "RUN")
-    (tmp_path / "RUN" / "fits" / ".part-00000.parquet.0.partial").touch()
+    (tmp_path / "RUN" / "fits" / f".part-00000.parquet.{'0' * 32}.partial").touch()
     with hold(tmp_path / "RUN"):
         before = hashes(tmp_path / "RUN")
         with pytest.raises(RunError, match=rf"RUN is in use by process {os.getpid()} on "):
@@ -353,6 +353,27 @@ def test_a_folder_that_another_command_holds_is_left_alone(
     # Alone, it clears away what a killed writer left.
     run(settings, echo=quiet)
     assert not list((tmp_path / "RUN").rglob(".*.partial"))
+
+
+@pytest.mark.parametrize("mine", ["staging/my.fits", "report/index.html", ".notes.partial", "settings.toml"])
+def test_a_folder_of_somebody_else_is_refused_and_left_as_it_was(
+    few: Path, settings_for: MakeSettings, tmp_path: Path, mine: str
+) -> None:
+    path = tmp_path / "DATA" / mine
+    path.parent.mkdir(parents=True)
+    path.write_text('out = "mine"')
+    with pytest.raises(RunError, match="is no run of hotdask"):
+        run(settings_for(tmp_path / "DATA", spectra=f"{few}/*"), echo=quiet)
+    assert [p.read_text() for p in (tmp_path / "DATA").rglob("*") if p.is_file()] == ['out = "mine"']
+
+
+def test_spectra_may_not_lie_where_the_run_writes(finished, few: Path, settings_for: MakeSettings) -> None:
+    out = Path(finished.copy(few.parent / "INSIDE").out)
+    (out / "staging").mkdir()
+    kept = shutil.copy2(next(few.iterdir()), out / "staging")
+    with pytest.raises(RunError, match="staging has spectra and lies in"):
+        run(settings_for(out, spectra=f"{out}/staging/*"), echo=quiet)
+    assert Path(kept).exists()
 
 
 def test_a_file_where_the_run_should_be(few: Path, settings_for: MakeSettings, tmp_path: Path) -> None:

@@ -170,11 +170,11 @@ def test_remove_folder(tmp_path):
 
 
 def test_clear_leftovers_spares_everything_else(tmp_path):
-    keep = [tmp_path / ".config", tmp_path / "a.partial", tmp_path / "deep" / "b"]
+    keep = [tmp_path / name for name in (".config", "a.partial", ".notes.partial", ".e.0123.partial", "deep/b")]
     for path in keep:
         write_text(path, "x")
-    write_text(tmp_path / "deep" / ".c.0123.partial" / "inside", "x")
-    write_text(tmp_path / ".d.0123.partial", "x")
+    write_text(tmp_path / "deep" / f".c.{'0' * 32}.partial" / "inside", "x")
+    write_text(tmp_path / f".d.{'f' * 32}.partial", "x")
     assert clear_leftovers(tmp_path) == 2
     assert sorted(p for p in tmp_path.rglob("*") if p.is_file()) == sorted(keep)
 
