@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.parquet as pq
 from astropy.io import fits, votable
@@ -168,7 +169,8 @@ def export_catalog(
     """Write the published catalog as .fits, .vot, .parquet or .csv, by the ending; returns its rows.
 
     FITS and VOTable carry units and UCDs (in FITS as the keywords TUNIT, TUCD and TCOMM). Names in FITS have letters,
-    digits and underscores only, as its standard wishes: Fe_H for [Fe/H].
+    digits and underscores only, as its standard wishes: Fe_H for [Fe/H]. In CSV, text that begins like a formula
+    (=, +, -, @) gets an apostrophe before it.
 
     Parameters
     ----------
@@ -185,7 +187,7 @@ def export_catalog(
         If nothing is published yet.
     """
     out = Path(out)
-    writer = {".fits": _fits, ".vot": _votable, ".parquet": pq.write_table, ".csv": pa.csv.write_csv}.get(out.suffix)
+    writer = {".fits": _fits, ".vot": _votable, ".parquet": pq.write_table, ".csv": _csv}.get(out.suffix)
     if writer is None:
         raise InputError(f"--out {out}: unknown ending; give {', '.join(FORMATS)}")
     table = export_table(run, columns=columns, sample=sample)
@@ -193,6 +195,15 @@ def export_catalog(
     with atomic_path(out) as partial, warnings.catch_warnings(action="ignore"):
         writer(table, partial)
     return len(table)
+
+
+def _csv(table: pa.Table, out: Path) -> None:
+    """Text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    for i, field in enumerate(table.schema):
+        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
+            plain = pa.compute.replace_substring_regex(table[field.name], r"^([=+\-@\t\r])", r"'\1")
+            table = table.set_column(i, field, plain)
+    pa.csv.write_csv(table, out)
 
 
 def _values(field: pa.Field, column: pa.ChunkedArray) -> np.ma.MaskedArray:

@@ -96,6 +96,19 @@ def test_paper_columns_are_those_of_table_5(run, tmp_path):
     assert pq.read_metadata(tmp_path / "sample.parquet").num_rows == frame["in_sample"].sum()
 
 
+def test_csv_has_no_text_that_a_spreadsheet_would_calculate(run, tmp_path):
+    _, frame = run
+    names = ["=1+1.fits", "+1.fits", "-2.fits", "@SUM(A1)", "spec-1.fits", "a=b", "x"]
+    changed = frame.assign(fitsname=names)
+    extra = tuple(c.name for c in JOINED)
+    publish_catalog(tmp_path / "run", [to_table(changed, CATALOG, extra=extra)], {"a": 1})
+    export_catalog(tmp_path / "run", tmp_path / "all.csv")
+    read = pd.read_csv(tmp_path / "all.csv")
+    assert read["fitsname"].tolist() == ["'" + name for name in names[:4]] + names[4:]
+    # Numbers keep their signs.
+    np.testing.assert_allclose(read["rv"], frame["rv"])
+
+
 def test_what_a_run_lacks_is_empty(tmp_path):
     schema = arrow_schema(CATALOG)
     values = [pa.array(["a"] if field.name == "specid" else [None], field.type) for field in schema]

@@ -168,6 +168,14 @@ def _run(monkeypatch, *arguments) -> int:
     return end.value.code
 
 
+def test_the_command_says_that_too_few_stars_show_a_response(tmp_path, library, monkeypatch, capsys):
+    _write(tmp_path, library)
+    assert _run(monkeypatch, tmp_path / "stars.csv", "--out", tmp_path / "out", "--response") == 0
+    assert "too few in any library" in capsys.readouterr().err
+    summary = pd.read_csv(tmp_path / "out" / "accuracy.csv")
+    assert set(summary["emulator"]) == {"shipped", "shipped, corrected"}
+
+
 def test_the_command(tmp_path, library, monkeypatch, capsys):
     _write(tmp_path, library)
     out = tmp_path / "out"
