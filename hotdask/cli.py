@@ -62,8 +62,8 @@ def _input_options(function: Callable) -> Callable:
         click.option("--limit", type=int, help="Only the first N files."),
         click.option("--classes", help="Keep only these pipeline classes or subclasses, e.g. O,B,A."),
         click.option("--out", help="Folder of the run."),
-        click.option("--table", help="Table of paths (.csv, .parquet, .fits) instead of a pattern."),
-        click.option("--spectra", help="Glob pattern of FITS files, quoted; ** for any depth."),
+        click.option("--table", help="Table of paths (.csv, .parquet, .fits, …) instead of a pattern."),
+        click.option("--spectra", multiple=True, help="Glob pattern of FITS files, quoted; ** any depth; repeatable."),
         click.argument("settings", required=False, type=click.Path(dir_okay=True)),
     ):
         function = option(function)
@@ -75,7 +75,7 @@ def _settings(settings, spectra, table, out, classes, limit, truth, scheduler, w
 
     overrides = {
         "out": out,
-        "input__spectra": spectra,
+        "input__spectra": spectra or None,
         "input__table": table,
         "input__limit": limit,
         "input__classes": None if classes is None else tuple(c.strip() for c in classes.split(",") if c.strip()),

@@ -33,13 +33,20 @@ class _Section(BaseModel):
 class Input(_Section):
     """Which spectra."""
 
-    spectra: str | None = Field(None, description="glob pattern of FITS files, ** for any depth")
+    spectra: tuple[Annotated[str, Field(min_length=1)], ...] | None = Field(
+        None, min_length=1, description="glob pattern of FITS files, ** for any depth, or several"
+    )
     table: str | None = Field(
-        None, description="table (.csv, .parquet, .fits) with a column path and optional overrides"
+        None, description="table (.csv, .parquet, .fits, VOTable, …) with a column path and optional overrides"
     )
     limit: int | None = Field(None, gt=0, description="take only the first N files")
     classes: tuple[str, ...] = Field((), description="keep only pipeline classes or subclasses that start with these")
     max_reject_share: float = Field(0.5, ge=0, le=1, description="stop when more than this share is rejected")
+
+    @field_validator("spectra", mode="before")
+    @classmethod
+    def _several(cls, given):
+        return (given,) if isinstance(given, str) else given
 
     @model_validator(mode="after")
     def _one_source(self):
@@ -121,7 +128,9 @@ class Catalog(_Section):
 class SkyTable(_Section):
     """A table of positions, and how its columns are called."""
 
-    table: str = Field(min_length=1, description=".parquet, .csv, .fits, or the folder of a HATS catalog")
+    table: str = Field(
+        min_length=1, description=".parquet, .csv, .ecsv, .fits, VOTable, or the folder of a HATS catalog"
+    )
     ra: str = Field("ra", description="column of right ascension [deg]")
     dec: str = Field("dec", description="column of declination [deg]")
     pmra: str = Field("pmra", description="column of the proper motion in RA, times cos(Dec) [mas/yr], if there")
@@ -345,7 +354,9 @@ class Store(_Section):
         return self
 
 
-DECISIVE = ("input", "cube", "normalize", "fit", "catalog", "join")
+OF_LABELS = ("input", "cube", "normalize", "fit")
+"""Sections that decide labels."""
+DECISIVE = (*OF_LABELS, "catalog", "join")
 """Sections that decide a result."""
 
 FREE: dict[str, set[str]] = {"input": {"max_reject_share"}}
@@ -391,7 +402,9 @@ class Settings(_Section):
             update={
                 "out": here(self.out),
                 "join": self.join.model_copy(update=tables),
-                "input": update(self.input, "spectra", "table"),
+                "input": update(self.input, "table").model_copy(
+                    update={"spectra": self.input.spectra and tuple(map(here, self.input.spectra))}
+                ),
                 "fit": update(self.fit, "refine", "model_error").model_copy(
                     update={name: file(getattr(self.fit, name)) for name in ("emulator", "compare")}
                 ),

@@ -19,6 +19,9 @@ FORMAT_VERSION = 4
 
 COVARIANCE_SIZE = N_LABELS * N_LABELS
 
+INTERNAL = "hotdask:"
+"""How the names of columns begin that tables inside a run have for its own use, and no input table may."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -307,7 +310,9 @@ def empty_frame(columns: tuple[Column, ...]) -> pd.DataFrame:
     return arrow_schema(columns).empty_table().to_pandas()
 
 
-def to_table(frame: pd.DataFrame, columns: tuple[Column, ...], *, extra: tuple[str, ...] = ()) -> pa.Table:
+def to_table(
+    frame: pd.DataFrame, columns: tuple[Column, ...], *, extra: tuple[str, ...] = (), types: pa.Schema | None = None
+) -> pa.Table:
     """Arrow table of a frame, cast to the declared types, in the declared order.
 
     Parameters
@@ -318,6 +323,8 @@ def to_table(frame: pd.DataFrame, columns: tuple[Column, ...], *, extra: tuple[s
         What to write.
     extra : tuple of str
         Undeclared columns to keep behind the declared ones (carried along from the user's input table).
+    types : pyarrow.Schema, optional
+        Types of undeclared columns; default: those of their values.
 
     Raises
     ------
@@ -333,8 +340,9 @@ def to_table(frame: pd.DataFrame, columns: tuple[Column, ...], *, extra: tuple[s
         if name in joined:
             fields.append(joined[name].field())
             continue
-        array = pa.Array.from_pandas(frame[name])
-        fields.append(pa.field(name, array.type, metadata={"unit": "", "description": "carried from the input table"}))
+        known = types is not None and name in types.names
+        kind = types.field(name).type if known else pa.Array.from_pandas(frame[name]).type
+        fields.append(pa.field(name, kind, metadata={"unit": "", "description": "carried from the input table"}))
     names = [f.name for f in fields]
     return pa.Table.from_pandas(frame[names], schema=pa.schema(fields), preserve_index=False).replace_schema_metadata()
 

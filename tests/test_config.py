@@ -151,7 +151,7 @@ def test_file_and_overrides(tmp_path):
     assert (plain.out, plain.input.limit, plain.fit.mask) == ("RUN", 5, ((5700.0, 6050.0),))
     changed = load_settings(path, out="OTHER", input__limit=7, fit__min_pixels=99, cluster__workers=None)
     assert (changed.out, changed.input.limit, changed.fit.min_pixels) == ("OTHER", 7, 99)
-    assert changed.input.spectra == "a/*.fits"
+    assert changed.input.spectra == ("a/*.fits",)
     assert changed.cluster.workers is None
 
 

@@ -3,7 +3,7 @@
 import os
 import re
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import dask.dataframe as dd
 import numpy as np
@@ -13,10 +13,11 @@ from distributed import Client
 from hotdask import config
 from hotdask.errors import InputError
 from hotdask.pipeline.cluster import open_client
-from hotdask.pipeline.neighbors import match_nearest, need_columns, numbers, read_sky
+from hotdask.pipeline.neighbors import match_nearest, need_columns, read_sky
 from hotdask.schema import SOURCES
+from hotdask.store.columns import angles, find_column, numbers
 from hotdask.store.inputs import RESERVED
-from hotdask.store.skytables import Piece, column_names, list_pieces, plain_types, read_pieces, write_sky_table
+from hotdask.store.usertables import Piece, column_units, list_pieces, plain_types, read_pieces, write_user_table
 
 _FLAGS = {"hot": "source_hot", "ob": "source_ob"}
 
@@ -49,10 +50,8 @@ def find_candidates(
     Xiang et al. 2022, §2.
     """
     survey = settings.survey
-    names = column_names(survey.table)
     fields = _fields(survey.path)
     carried = list(dict.fromkeys([*fields, *survey.keep]))
-    need_columns(names, [survey.ra, survey.dec, *survey.class_columns, *carried], survey, "survey")
     lists = _lists(settings)
     if client is None:
         with open_client(settings.cluster, echo) as client:
@@ -62,7 +61,7 @@ def find_candidates(
 
 def _find(settings, carried, lists, client: Client, echo) -> dict[str, int]:
     survey, pieces = settings.survey, list_pieces(settings.survey.table)
-    options = {"survey": survey, "carried": carried}
+    options = {"survey": survey, "carried": carried, "units": column_units(survey.table)}
     with client.as_current():
         meta = read_survey(pieces[0], **options).iloc[:0]
         spectra = dd.from_map(read_survey, pieces, **options, meta=meta, label="read-survey")
@@ -77,7 +76,7 @@ def _find(settings, carried, lists, client: Client, echo) -> dict[str, int]:
     out = finish_candidates(frame, survey)
     counts["candidates"] = len(out)
     counts |= {column.name: int(out[column.name].sum()) for column in SOURCES}
-    write_sky_table(settings.out, out)
+    write_user_table(settings.out, out)
     found = ", ".join(f"{counts[column.name]} {column.name}" for column in SOURCES)
     echo(f"{settings.out}: {counts['candidates']} of {counts['spectra']} spectra are candidates ({found})")
     if len(out) < len(frame):
@@ -104,9 +103,9 @@ def _lists(settings: config.CandidateSettings) -> dict[str, dd.DataFrame]:
         hot, limit = settings.hot, settings.hot.max_m_ks
         columns = []
         if limit != float("inf"):
-            names = column_names(hot.table)
-            columns = [hot.m_ks] if hot.m_ks in names else [hot.ks, hot.parallax]
-            if not set(columns) <= set(names):
+            units = column_units(hot.table)
+            columns = [hot.m_ks] if find_column(units, hot.m_ks) else [hot.ks, hot.parallax]
+            if None in (find_column(units, name) for name in columns):
                 raise InputError(
                     f"hot.table = '{hot.table}' has neither '{hot.m_ks}' nor '{hot.ks}' and '{hot.parallax}'; name its "
                     "columns in [hot], or set max_m_ks = inf if it holds nothing else"
@@ -121,29 +120,41 @@ class Brighter:
     """Takes rows of a list of hot stars that are brighter in Ks than its limit."""
 
     def __init__(self, hot: config.HotTable, columns: list[str]):
-        self.limit, self.columns = hot.max_m_ks, columns
+        units = column_units(hot.table)
+        wanted = ["mag", "mas"] if len(columns) == 2 else ["mag"]
+        theirs = [find_column(units, name) for name in columns]
+        self.limit, self.where = hot.max_m_ks, f"hot.table = '{hot.table}'"
+        self.columns = [(name, units[name], unit) for name, unit in zip(theirs, wanted, strict=False)]
 
     def __call__(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Rows below the limit; without a positive parallax there is no magnitude."""
         if not self.columns:
             return frame
-        values = [numbers(frame[name]) for name in self.columns]
+        values = [numbers(frame[name], self.where, unit=unit, stored=stored) for name, stored, unit in self.columns]
         if len(values) == 2:
             parallax = np.where(values[1] > 0, values[1], np.nan)
             values = [values[0] + 5 * np.log10(parallax / 100)]
         return frame[values[0] < self.limit]
 
 
-def read_survey(pieces: tuple[Piece, ...], *, survey: config.SurveyTable, carried: list[str]) -> pd.DataFrame:
+def read_survey(
+    pieces: tuple[Piece, ...], *, survey: config.SurveyTable, carried: list[str], units: Mapping[str, str]
+) -> pd.DataFrame:
     """``ra``, ``dec`` [deg], ``source_class``, and carried columns (as ``_NAME``) of pieces of the survey's table."""
-    frame = read_pieces(pieces, [survey.ra, survey.dec, *survey.class_columns, *carried])
-    out = pd.DataFrame({"ra": numbers(frame[survey.ra]), "dec": numbers(frame[survey.dec])})
+    named = need_columns(units, [survey.ra, survey.dec, *survey.class_columns, *carried], survey, "survey")
+    frame = read_pieces(pieces, list(named.values()))
+    where = f"survey.table = '{survey.table}'"
+    ra, dec = (
+        angles(frame[named[name]], where, stored=units[named[name]], hours=name == survey.ra)
+        for name in (survey.ra, survey.dec)
+    )
+    out = pd.DataFrame({"ra": ra, "dec": dec})
     # A5V and OB are types of stars; AGN, Binary and BROADLINE only begin like one.
     begins = rf"\s*(?:{'|'.join(map(re.escape, survey.classes))})(?![A-Za-z]{{2}})"
     out["source_class"] = False
     for name in survey.class_columns:
-        out["source_class"] |= frame[name].astype("str").str.match(begins).to_numpy(bool)
-    return out.assign(**{f"_{name}": frame[name] for name in carried})
+        out["source_class"] |= frame[named[name]].astype("str").str.match(begins).to_numpy(bool)
+    return out.assign(**{f"_{name}": frame[named[name]] for name in carried})
 
 
 def select_candidates(frame: pd.DataFrame, lists: list[str]) -> pd.DataFrame:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hotdask.errors import InputError
-from hotdask.labels import LABEL_NAMES
+from hotdask.labels import INDEX, LABEL_NAMES, LABELS
 from hotdask.report.compare import comparison_figure, comparison_lines, comparison_page
 from hotdask.steps.compare import (
     TEFF_EDGES,
@@ -21,7 +21,8 @@ from hotdask.steps.compare import (
 )
 from hotdask.store.atomic import atomic_path, write_text
 from hotdask.store.catalog import catalog_folder, read_catalog
-from hotdask.store.inputs import read_user_table
+from hotdask.store.columns import angles, find_column, numbers
+from hotdask.store.usertables import read_user_table
 
 SHIPPED = "nlte"
 """Name that stands for the table that comes along: eleven stars with non-LTE labels."""
@@ -51,7 +52,8 @@ def compare(
     run : path
         Directory of the run.
     table : path or "nlte"
-        .csv, .parquet or .fits table, one row a star; or the one that comes along (`reference_table`).
+        Table of any of `hotdask.store.usertables.KINDS`, one row a star; or the one that comes along
+        (`reference_table`).
     out : path, optional
         ``.svg``, ``.png`` or ``.html`` file; default: ``RUN/compare/TABLE.svg``. Beside it come ``.csv``, the table
         of offsets, and ``_stars.csv``, the stars with labels of both sides.
@@ -92,10 +94,10 @@ def compare(
     out = Path(out) if out is not None else Path(run, "compare", f"{name}.svg")
     if out.suffix not in _ENDINGS:
         raise InputError(f"--out {out}: give a name that ends in {', '.join(_ENDINGS)}")
-    reference = reference_table() if table == SHIPPED else read_user_table(table, f"table '{table}'")
-    labels = _reference_labels(reference, columns or {}, errors or {}, name)
+    reference, units = _shipped() if table == SHIPPED else read_user_table(table, f"table '{table}'")
+    labels = _reference_labels(reference, units, columns or {}, errors or {}, name)
     catalog = read_catalog(run)
-    rows, how = _match(catalog, reference, names, radius, name)
+    rows, how = _match(catalog, reference, units, names, radius, name)
     n_matched = len(rows[0])
     used = catalog["in_sample"].to_numpy()[rows[0]] | every_row
     rows = [r[used] for r in rows]
@@ -135,11 +137,15 @@ def reference_table() -> pd.DataFrame:
     >>> reference_table().set_index("name").loc["HD 172167", ["teff", "logg"]].tolist()
     [9550.0, 3.95]
     """
+    return _shipped()[0]
+
+
+def _shipped() -> tuple[pd.DataFrame, dict[str, str]]:
     return read_user_table(str(files("hotdask") / "references" / f"{SHIPPED}.csv"), "the shipped table")
 
 
 def _reference_labels(
-    table: pd.DataFrame, columns: Mapping[str, str], errors: Mapping[str, str], name: str
+    table: pd.DataFrame, units: Mapping[str, str], columns: Mapping[str, str], errors: Mapping[str, str], name: str
 ) -> dict[str, np.ndarray]:
     """By column of the pairs: values as float64."""
     unknown = sorted({*columns, *errors} - set(LABEL_NAMES))
@@ -150,14 +156,14 @@ def _reference_labels(
         raise InputError(f"{name} has no column {', '.join(lacking)}; it has {', '.join(table.columns)}")
     found = {}
     for label in LABEL_NAMES:
-        guesses = (label, f"{label}_true")
-        column = columns.get(label) or next((c for c in guesses if c in table), None)
+        unit = LABELS[INDEX[label]].unit
+        column = columns.get(label) or _first(table, (label, f"{label}_true"))
         if column is None:
             continue
-        found[f"{label}_ref"] = _numbers(table[column], name)
-        error = errors.get(label) or next((c for c in (f"{column}_err", f"{label}_err") if c in table), None)
+        found[f"{label}_ref"] = numbers(table[column], name, unit=unit, stored=units.get(column, ""))
+        error = errors.get(label) or _first(table, (f"{column}_err", f"{label}_err"))
         if error is not None:
-            found[f"{label}_ref_err"] = _numbers(table[error], name)
+            found[f"{label}_ref_err"] = numbers(table[error], name, unit=unit, stored=units.get(error, ""))
     if not found:
         raise InputError(
             f"{name} has no column of a label ({', '.join(LABEL_NAMES)}), only {', '.join(table.columns)}; "
@@ -166,14 +172,14 @@ def _reference_labels(
     return found
 
 
-def _numbers(column: pd.Series, name: str) -> np.ndarray:
-    try:
-        return pd.to_numeric(column).to_numpy(dtype=np.float64, na_value=np.nan)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{name}, column '{column.name}': not numbers ({error}); correct it") from error
+def _first(table: pd.DataFrame, names: Sequence[str]) -> str | None:
+    """The column that has the first of these names the table knows, whatever its case."""
+    return next((c for c in (find_column(table.columns, n) for n in names) if c is not None), None)
 
 
-def _match(catalog: pd.DataFrame, table: pd.DataFrame, names, radius, name: str) -> tuple[list[np.ndarray], str]:
+def _match(
+    catalog: pd.DataFrame, table: pd.DataFrame, units: Mapping[str, str], names, radius, name: str
+) -> tuple[list[np.ndarray], str]:
     if names is None and radius is None:
         common = [c for c in _NAMES if c in table and c in catalog and pd.api.types.is_string_dtype(table[c])]
         names = (common[0], common[0]) if common else None
@@ -186,14 +192,16 @@ def _match(catalog: pd.DataFrame, table: pd.DataFrame, names, radius, name: str)
                 )
         matched = match_names(catalog[names[1]], table[names[0]])
         return list(matched), "by column " + (names[0] if names[0] == names[1] else f"{names[0]} = {names[1]}")
-    if not {"ra", "dec"} <= set(table.columns):
+    ra, dec = (find_column(table.columns, wanted) for wanted in ("ra", "dec"))
+    if ra is None or dec is None:
         raise InputError(
             f"{name} has neither ra and dec nor a name that the catalog has, too; carry a column 'name' along in the "
             "run's input table, or say which columns hold names: --name COLUMN=CATALOG_COLUMN"
         )
     radius = 3.0 if radius is None else radius
-    places = ([_numbers(frame[c], name) for c in ("ra", "dec")] for frame in (catalog, table))
-    return list(match_positions(*(np.column_stack(p) for p in places), radius=radius)), f"within {radius:g} arcsec"
+    theirs = [angles(table[c], name, stored=units.get(c, ""), hours=hours) for c, hours in ((ra, True), (dec, False))]
+    places = (catalog[["ra", "dec"]].to_numpy(dtype=np.float64), np.column_stack(theirs))
+    return list(match_positions(*places, radius=radius)), f"within {radius:g} arcsec"
 
 
 def _pairs(catalog: pd.DataFrame, table: pd.DataFrame, labels: Mapping, rows: np.ndarray, stars: np.ndarray):

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-import pyarrow.parquet as pq
 from distributed import Client
 
 from hotdask import config
@@ -19,14 +18,15 @@ from hotdask.pipeline import maps, tables
 from hotdask.pipeline.cluster import GPU, open_client
 from hotdask.pipeline.estimate import measure, refuse_on
 from hotdask.pipeline.ingest import ingest
+from hotdask.pipeline.join import check_tables
 from hotdask.pipeline.pages import write_report
-from hotdask.pipeline.plan import INPUTS, PLAN, batch_path, check_inputs, check_settings
+from hotdask.pipeline.plan import INPUTS, batch_path, check_inputs, check_settings
 from hotdask.pipeline.profile import Profile, profiled
 from hotdask.pipeline.signals import interruptible
 from hotdask.pipeline.state import REPORT, STEPS, State, read_summary
 from hotdask.pipeline.tasks import run_tasks, watched
 from hotdask.report.tracks import read_tracks
-from hotdask.schema import SPECTRA, TRUTH
+from hotdask.schema import TRUTH
 from hotdask.store.atomic import check_links, clear_leftovers, is_unfinished
 from hotdask.store.claims import claim
 from hotdask.store.inputs import list_inputs
@@ -83,7 +83,8 @@ def run(
     if settings.report.tracks is not None:
         read_tracks(settings.report.tracks)
     folder = Path(settings.out)
-    entries = list_inputs(settings.input)
+    entries = list_inputs(settings.input, echo=echo)
+    check_tables(settings.join, tuple(entries.columns))
     here = client is None and settings.cluster.is_local
     # Elsewhere workers may have the device that this machine lacks.
     device = settings.cluster.device if here else "cpu"
@@ -118,11 +119,12 @@ def _go_on(
     if new:
         # A place that is refused must not become a setting of the run.
         claim(folder, settings.store)
-    check_settings(folder, settings)
+    planned = _count_planned(folder)
+    check_settings(folder, settings, begun=planned > 0)
     if not new:
         claim(folder, settings.store)
     _check_emulator(folder, identity)
-    batches = check_inputs(folder, entries, settings.cube.partition_size, planned=_count_planned(folder))
+    batches = check_inputs(folder, entries, settings.cube.partition_size, planned=planned)
     if len(batches) > 1:
         echo(f"{folder}: {len(batches)} batches of files, the last of {batches[-1].files}")
     state = State(folder, settings, batches, identity, echo)
@@ -230,11 +232,8 @@ def _fit(state: State, client: Client) -> None:
 
 
 def _catalog(state: State, client: Client) -> None:
-    declared = {c.name for c in SPECTRA}
-    columns = pq.read_schema(batch_path(state.folder, PLAN, 0)).names
-    extra = tuple(c for c in columns if c not in declared and not c.startswith("staged_"))
     with watched(client, state.settings.cluster.patience), client.as_current():
-        found = tables.build_catalog(state.folder, state.settings, state.layout, state.provenance(), extra)
+        found = tables.build_catalog(state.folder, state.settings, state.layout, state.provenance(), echo=state.echo)
     state.summary["catalog"] = found
     state.echo(f"catalog: {found['rows']} spectra of {found['stars']} stars, {found['repeat_pairs']} repeat pairs")
 

@@ -11,9 +11,10 @@ from hotdask.pipeline.plan import (
     REJECTED,
     Batch,
     batch_path,
+    count_files,
     drop_duplicates,
     drop_known,
-    list_batches,
+    read_rejects,
     sky_order,
     split,
     write_grouped,
@@ -22,7 +23,7 @@ from hotdask.pipeline.state import State
 from hotdask.pipeline.tasks import run_tasks
 from hotdask.schema import REJECTS, to_table
 from hotdask.store.cube import create_cube, cube_place, layout_files, read_layout
-from hotdask.store.parquet import count_rows, read_table, write_table
+from hotdask.store.parquet import read_table, write_table
 from hotdask.store.receipts import Receipt, hash_files, write_receipt
 from hotdask.store.staging import FOLDER as STAGING
 from hotdask.store.staging import clear_staging, read_staged_meta, read_staged_rejects, staged_path
@@ -52,7 +53,7 @@ def ingest(state: State, client: Client) -> None:
         rows=lambda receipt: receipt.rows,
         patience=state.settings.cluster.patience,
     )
-    n_reject = sum(count_rows(path) for path in list_batches(folder, REJECTED))
+    n_reject = len(read_rejects(folder))
     state.check_complete("ingest")
     if layout.n_spectrum + n_reject != state.n_input:
         raise RunError(
@@ -90,7 +91,7 @@ def _plan(state: State, client: Client, batch: Batch) -> None:
     rejects = pd.concat([read_staged_rejects(folder, parts), *repeated, rejects], ignore_index=True)
     rejected, planned = (batch_path(folder, table, batch.number) for table in (REJECTED, PLAN))
     write_table(rejected, to_table(rejects.sort_values("path"), REJECTS))
-    _check_rejects(state, batch, kept, rejects)
+    _check_rejects(state, batch, kept)
     write_grouped(planned, kept.iloc[sky_order(kept)], split(len(kept), size))
     files = hash_files(folder, [batch_path(folder, INPUTS, batch.number), planned, rejected])
     write_receipt(folder, Receipt("plan", batch.number, state.mark("plan", batch.number), len(kept), files=files))
@@ -111,14 +112,16 @@ def _lay_out(state: State) -> None:
     write_receipt(state.folder, Receipt("layout", 0, state.marks["layout"], layout.n_spectrum, files=files))
 
 
-def _check_rejects(state: State, batch: Batch, kept: pd.DataFrame, rejects: pd.DataFrame) -> None:
-    wrong = rejects[~rejects["reason"].isin(_NOT_WRONG)]
+def _check_rejects(state: State, batch: Batch, kept: pd.DataFrame) -> None:
+    """Stop where too many of all files so far are rejected: one bad file among many does not stop a run, ever."""
+    rejects = read_rejects(state.folder, batches=batch.number + 1)
+    wrong, files = rejects[~rejects["reason"].isin(_NOT_WRONG)], count_files(state.folder, batches=batch.number + 1)
     reasons = ", ".join(f"{n} {reason}" for reason, n in rejects["reason"].value_counts().items())
-    if len(wrong) > state.settings.input.max_reject_share * batch.files or not (len(kept) or batch.number):
+    if len(wrong) > state.settings.input.max_reject_share * files or not (len(kept) or batch.number):
         remedy = (
             "choose other input.classes" if not len(wrong) else "correct the inputs, or raise input.max_reject_share"
         )
         raise RunError(
-            f"{len(rejects)} of {batch.files} files are not used ({reasons}); see "
+            f"{len(rejects)} of {files} files are not used ({reasons}); see "
             f"{batch_path(state.folder, REJECTED, batch.number)}; {remedy}"
         )

@@ -1,7 +1,7 @@
 """Distances, magnitudes and reddening from other catalogs, joined to the spectra of a run."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -14,13 +14,15 @@ from astropy.coordinates import SkyCoord
 
 from hotdask import config
 from hotdask.errors import InputError, SettingsError
-from hotdask.pipeline.neighbors import match_nearest, need_columns, numbers, read_sky
+from hotdask.pipeline.neighbors import SEPARATION, check_sky, match_nearest, need_columns, read_sky
 from hotdask.pipeline.plan import write_grouped
 from hotdask.schema import JOINED, empty_frame
 from hotdask.steps.match import cell_order, cells
 from hotdask.steps.photometry import absolute_ks, intrinsic_bp_rp
+from hotdask.store.columns import ids as ids_of
+from hotdask.store.columns import numbers
 from hotdask.store.cube import Layout, read_sidecar
-from hotdask.store.skytables import Piece, column_names, list_pieces, read_pieces
+from hotdask.store.usertables import Piece, column_units, first_piece, list_pieces, read_pieces
 
 JOIN = "joined.parquet"
 _DERIVED = {
@@ -29,11 +31,18 @@ _DERIVED = {
     "parallax_over_error": ("parallax", "parallax_error"),
 }
 _TYPES = empty_frame(JOINED).dtypes
+_UNITS = {c.name: c.unit for c in JOINED}
 _CHUNK = 100_000
 
 
 def join_tables(
-    run: str | Path, groups: Iterable[Iterable[int]], layout: Layout, settings: config.Join, carried: tuple[str, ...]
+    run: str | Path,
+    groups: Iterable[Iterable[int]],
+    layout: Layout,
+    settings: config.Join,
+    carried: tuple[str, ...],
+    *,
+    echo: Callable[[str], None] = print,
 ) -> tuple[str, ...]:
     """Join the tables of ``[join]`` to all spectra; writes ``RUN/joined.parquet``, on the current Dask client.
 
@@ -49,6 +58,8 @@ def join_tables(
     settings : hotdask.config.Join
     carried : tuple of str
         Columns of the input table; magnitudes and reddening among them serve as well.
+    echo : callable
+        Told how many spectra found a row in each table.
 
     Returns
     -------
@@ -78,10 +89,15 @@ def join_tables(
     by_place = {name: table for name, table in tables.items() if table.on == "position"}
     if by_place:
         found = _by_position(spectra[["row", "ra", "dec"]], frame, by_place, settings)
-        frame = pd.concat([frame, found.drop(columns=["row", "ra", "dec"])], axis=1)
+        for name in by_place:
+            _tell(echo, name, tables[name], found[f"{name}_{SEPARATION}"].notna())
+        others = [f"{name}_{SEPARATION}" for name in by_place if name != "gaia"]
+        frame = pd.concat([frame, found.drop(columns=["row", "ra", "dec", *others])], axis=1)
     for name, table in tables.items():
         if table.on != "position":
-            frame = pd.concat([frame, _by_id(frame[table.on], table, f"join.{name}")], axis=1)
+            found, matched = _by_id(frame[table.on], table, f"join.{name}")
+            _tell(echo, name, table, matched)
+            frame = pd.concat([frame, found], axis=1)
     if settings.map is not None:
         frame["ebv"] = _reddening(frame, settings)
     frame = derive(frame)
@@ -91,6 +107,25 @@ def join_tables(
         frame["gaia_id"] = frame["gaia_id"].fillna(-1).astype("int64")
     write_grouped(Path(run, JOIN), frame[names], layout.counts)
     return tuple(names)
+
+
+def check_tables(settings: config.Join, carried: tuple[str, ...]) -> None:
+    """See that the tables of ``[join]`` can be read and have their columns, before anything is fitted.
+
+    Raises
+    ------
+    InputError, SettingsError
+        As `join_tables`.
+    """
+    tables = settings.tables()
+    _given(settings, tables, carried)
+    for name, table in tables.items():
+        section = f"join.{name}"
+        rename = Renamed(table, section)
+        if table.on == "position":
+            check_sky(table, columns=list(table.columns.values()), radius=settings.radius, section=section)
+        else:
+            _keyed((first_piece(table.table),), table, rename, pd.Index([]))
 
 
 def signature(settings: config.Join) -> list[list]:
@@ -127,7 +162,7 @@ def _derivable(names: Iterable[str]) -> list[str]:
 def derive(frame: pd.DataFrame) -> pd.DataFrame:
     """Absolute magnitude, intrinsic color and parallax over its error, where their columns are there."""
     for name in _derivable(frame.columns):
-        values = [numbers(frame[column]) for column in _DERIVED[name]]
+        values = [frame[column].to_numpy(dtype=np.float64, na_value=np.nan) for column in _DERIVED[name]]
         if name == "parallax_over_error":
             frame[name] = values[0] / np.where(values[1] > 0, values[1], np.nan)
         else:
@@ -149,46 +184,68 @@ def _by_position(spectra: dd.DataFrame, frame: pd.DataFrame, tables, settings: c
     for name, table in tables.items():
         options = {"epoch": settings.epoch, "radius": radius, "occupied": occupied, "section": f"join.{name}"}
         read = read_sky(table, columns=list(table.columns.values()), **options)
-        rename = Renamed(table.columns)
+        rename = Renamed(table, f"join.{name}")
         others[name] = read.map_partitions(rename, meta=rename(read._meta))
-    matched = match_nearest(spectra, others, radius=radius).compute().sort_values("row").reset_index(drop=True)
-    return matched.drop(columns=[f"{name}_separation" for name in others if name != "gaia"])
+    return match_nearest(spectra, others, radius=radius).compute().sort_values("row").reset_index(drop=True)
+
+
+def _tell(echo: Callable[[str], None], name: str, table: config.JoinTable, matched: pd.Series) -> None:
+    """Say how many spectra found a row; that none did is mostly a mistake."""
+    n = int(matched.sum())
+    echo(f"{name}: {n} of {len(matched)} matched")
+    if not n and len(matched):
+        what = "positions and their epoch" if table.on == "position" else f"the ids in '{table.key}' against {table.on}"
+        echo(f"WARNING: no spectrum found a row in join.{name}.table = '{table.table}'; check {what}")
 
 
 class Renamed:
     """Columns by our names, with the types declared for them."""
 
-    def __init__(self, columns: dict[str, str]):
-        self.columns = columns
+    def __init__(self, table: config.JoinTable, section: str):
+        units = column_units(table.table)
+        key = [] if table.on == "position" else [table.key]
+        self.theirs = need_columns(units, [*key, *table.columns.values()], table, section)
+        self.columns = table.columns
+        self.units = {name: units[theirs] for name, theirs in self.theirs.items()}
+        self.where = f"{section}.table = '{table.table}'"
 
     def __call__(self, frame: pd.DataFrame) -> pd.DataFrame:
         """Those columns, and what places the rows."""
         out = {name: frame[name] for name in ("cell", "_ra", "_dec") if name in frame}
-        return pd.DataFrame(out | {ours: _typed(frame[theirs], ours) for ours, theirs in self.columns.items()})
+        return pd.DataFrame(out | {ours: self._typed(frame[theirs], ours) for ours, theirs in self.columns.items()})
+
+    def _typed(self, column: pd.Series, name: str) -> pd.Series:
+        if _TYPES[name] == np.float64:
+            values = numbers(column, self.where, unit=_UNITS[name], stored=self.units[column.name])
+            return pd.Series(np.where(np.isfinite(values), values, np.nan), index=column.index)
+        # A 19-digit id does not survive a float.
+        return pd.to_numeric(ids_of(column).replace("", None), dtype_backend="numpy_nullable").astype("Int64")
 
 
-def _typed(column: pd.Series, name: str) -> pd.Series:
-    if _TYPES[name] == np.float64:
-        return pd.Series(numbers(column), index=column.index)
-    # A 19-digit id does not survive a float.
-    return pd.to_numeric(column, dtype_backend="numpy_nullable").astype("Int64")
-
-
-def _by_id(ids: pd.Series, table: config.JoinTable, section: str) -> pd.DataFrame:
-    need_columns(column_names(table.table), [table.key, *table.columns.values()], table, section)
-    wanted = pd.Index(ids.dropna().astype("str").unique())
-    read = [dask.delayed(_keyed)(pieces, table, wanted) for pieces in list_pieces(table.table)]
+def _by_id(ids: pd.Series, table: config.JoinTable, section: str) -> tuple[pd.DataFrame, pd.Series]:
+    """The columns of a table for each id, and whether it has a row of it."""
+    ids = _as_text(ids, table.on)
+    wanted = pd.Index(ids[ids != ""].unique())
+    rename = Renamed(table, section)
+    read = [dask.delayed(_keyed)(pieces, table, rename, wanted) for pieces in list_pieces(table.table)]
     found = pd.concat(dask.compute(*read), ignore_index=True)
     # Of several rows of one object the same one is taken, however the pieces come.
     found = found.sort_values(list(found.columns)).drop_duplicates("_id").set_index("_id")
-    return found.reindex(ids.astype("str").where(ids.notna(), "")).reset_index(drop=True)
+    return found.reindex(ids).reset_index(drop=True), ids.isin(found.index).reset_index(drop=True)
 
 
-def _keyed(pieces: tuple[Piece, ...], table: config.JoinTable, wanted: pd.Index) -> pd.DataFrame:
-    frame = read_pieces(pieces, [table.key, *table.columns.values()])
-    ids = frame[table.key].astype("str").str.strip()
+def _as_text(column: pd.Series, on: str) -> pd.Series:
+    if on == "specid":
+        return column.astype(object).where(column.notna(), "").astype("str").str.strip()
+    return ids_of(column)
+
+
+def _keyed(pieces: tuple[Piece, ...], table: config.JoinTable, rename: Renamed, wanted: pd.Index) -> pd.DataFrame:
+    frame = read_pieces(pieces, list(rename.theirs.values()))
+    frame = pd.DataFrame({name: frame[theirs] for name, theirs in rename.theirs.items()})
+    ids = _as_text(frame[table.key], table.on)
     here = ids.isin(wanted).to_numpy()
-    return Renamed(table.columns)(frame[here]).assign(_id=ids[here])
+    return rename(frame[here]).assign(_id=ids[here])
 
 
 def _reddening(frame: pd.DataFrame, settings: config.Join) -> np.ndarray:

@@ -31,10 +31,11 @@ from hotdask.store.cube import (
     write_partition,
     write_sidecar,
 )
+from hotdask.store.inputs import SIZE, TIME
 from hotdask.store.lamost import OVERRIDES, read_spectra
 from hotdask.store.modelerror import ModelError, read_model_error
 from hotdask.store.receipts import Receipt, hash_files, write_receipt
-from hotdask.store.staging import gather, is_staged, write_staged
+from hotdask.store.staging import STAGED_INDEX, STAGED_PART, gather, is_staged, write_staged
 from hotdask.timing import Timings, kernel, timings
 
 
@@ -57,7 +58,7 @@ def stage(run: str, part: int, mark: str, classes: tuple[str, ...]) -> Receipt:
     """Read one part of the input files, in input order; rows counts spectra and rejects."""
     with timings() as spent:
         with kernel("list files"):
-            entries = read_group(list_batches(run, INPUTS), part).drop(columns=["size", "mtime_ns"])
+            entries = read_group(list_batches(run, INPUTS), part).drop(columns=[SIZE, TIME])
         with kernel("read files"):
             block, rejects = read_spectra(entries, classes=classes)
         with kernel("write staged"):
@@ -73,7 +74,7 @@ def ingest(run: str, partition: int, mark: str) -> Receipt:
     with timings() as spent:
         with kernel("read plan"):
             plan = read_group(list_batches(run, PLAN), partition)
-            parts, indices = plan.pop("staged_part").to_numpy(), plan.pop("staged_index").to_numpy()
+            parts, indices = plan.pop(STAGED_PART).to_numpy(), plan.pop(STAGED_INDEX).to_numpy()
         if is_staged(run, parts):
             with kernel("gather"):
                 arrays = gather(run, parts, indices)

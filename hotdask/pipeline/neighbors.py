@@ -9,7 +9,8 @@ import pandas as pd
 from hotdask import config
 from hotdask.errors import InputError
 from hotdask.steps.match import cell_order, cells, cells_within, move, nearest
-from hotdask.store.skytables import column_names, list_pieces, read_pieces
+from hotdask.store.columns import angles, find_column, numbers
+from hotdask.store.usertables import column_units, first_piece, list_pieces, read_pieces
 
 SEPARATION = "separation"
 
@@ -47,67 +48,83 @@ def read_sky(
     Raises
     ------
     InputError
-        If it cannot be read, lacks a column, or has proper motions of no known epoch.
+        If it cannot be read, lacks a column, has positions that are none, or proper motions of no known epoch.
     """
-    names = column_names(table.table)
-    moving = [table.pmra, table.pmdec] if {table.pmra, table.pmdec} <= set(names) else []
-    dated = [table.epoch] if moving and isinstance(table.epoch, str) else []
-    if dated and dated[0] not in names:
-        raise InputError(
-            f"{section}.table = '{table.table}' has proper motions but no column '{table.epoch}'; set {section}.epoch "
-            "to the epoch of its positions (2016.0 for Gaia DR3, 2015.5 for DR2)"
-        )
-    need_columns(names, [table.ra, table.dec, *columns], table, section)
-    options = {
-        "table": table,
-        # Dask takes arguments called columns for its own.
-        "payload": list(columns),
-        "moving": moving,
-        "epoch": epoch,
-        "radius": radius,
-        "select": select,
-        "occupied": occupied,
-    }
+    options = _options(table, columns, epoch=epoch, radius=radius, select=select, occupied=occupied, section=section)
     pieces = list_pieces(table.table)
     meta = _sky_piece(pieces[0], **options).iloc[:0]
     return dd.from_map(_sky_piece, pieces, **options, meta=meta, label=f"read-{section}")
 
 
-def need_columns(names: Iterable[str], wanted: Iterable[str], table: config.SkyTable, section: str) -> None:
-    """See that a table has columns.
+def check_sky(table: config.SkyTable, *, columns: Sequence[str], radius: float, section: str) -> None:
+    """See that `read_sky` can read a table, by its first rows; raises as it does."""
+    options = _options(table, columns, epoch=2000.0, radius=radius, select=None, occupied=None, section=section)
+    _sky_piece((first_piece(table.table),), **options)
+
+
+def _options(table: config.SkyTable, columns: Sequence[str], *, epoch, radius, select, occupied, section) -> dict:
+    """How the pieces of a table are read."""
+    units = column_units(table.table)
+    moving = [name for name in (find_column(units, wanted) for wanted in (table.pmra, table.pmdec)) if name]
+    moving = moving if len(moving) == 2 else []
+    dated = [find_column(units, table.epoch)] if moving and isinstance(table.epoch, str) else []
+    if dated and dated[0] is None:
+        raise InputError(
+            f"{section}.table = '{table.table}' has proper motions but no column '{table.epoch}'; set {section}.epoch "
+            "to the epoch of its positions (2016.0 for Gaia DR3, 2015.5 for DR2)"
+        )
+    named = need_columns(units, [table.ra, table.dec, *columns], table, section)
+    return {
+        "where": f"{section}.table = '{table.table}'",
+        "places": [named[table.ra], named[table.dec]],
+        # Dask takes arguments called columns for its own.
+        "payload": {name: named[name] for name in columns},
+        "units": units,
+        "moving": moving,
+        "dated": dated[0] if dated else table.epoch,
+        "epoch": epoch,
+        "radius": radius,
+        "select": select,
+        "occupied": occupied,
+    }
+
+
+def need_columns(names: Iterable[str], wanted: Iterable[str], table: config.SkyTable, section: str) -> dict[str, str]:
+    """What a table calls the columns that are needed of it, see `hotdask.store.columns.find_column`.
 
     Raises
     ------
     InputError
-        If not.
+        If it lacks one.
     """
-    missing = sorted(set(wanted) - set(names))
+    found = {name: find_column(names, name) for name in wanted}
+    missing = sorted(name for name, theirs in found.items() if theirs is None)
     if missing:
         raise InputError(
             f"{section}.table = '{table.table}' lacks the columns {', '.join(missing)}; it has {', '.join(names)}; "
             f"say in [{section}] how they are called"
         )
+    return found
 
 
-def numbers(column: pd.Series) -> np.ndarray:
-    """Numbers of a column, NaN where there is none."""
-    return pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-
-
-def _sky_piece(pieces, *, table, payload, moving, epoch, radius, select, occupied) -> pd.DataFrame:
-    dated = [table.epoch] if moving and isinstance(table.epoch, str) else []
-    frame = read_pieces(pieces, [table.ra, table.dec, *moving, *dated, *payload])
+def _sky_piece(
+    pieces, *, where, places, payload, units, moving, dated, epoch, radius, select, occupied
+) -> pd.DataFrame:
+    years = [dated] if moving and isinstance(dated, str) else []
+    frame = read_pieces(pieces, [*places, *moving, *years, *payload.values()])
     if select is not None:
         frame = select(frame)
-    ra, dec = numbers(frame[table.ra]), numbers(frame[table.dec])
+    ra, dec = (angles(frame[name], where, stored=units.get(name, ""), hours=not i) for i, name in enumerate(places))
     if moving:
-        years = epoch - (numbers(frame[table.epoch]) if dated else table.epoch)
-        ra, dec = move(ra, dec, *(numbers(frame[name]) for name in moving), years)
+        since = epoch - (numbers(frame[dated], where) if years else dated)
+        motions = (numbers(frame[name], where, unit="mas/yr", stored=units.get(name, "")) for name in moving)
+        ra, dec = move(ra, dec, *motions, since)
     row, cell = cells_within(ra, dec, order=cell_order(radius), radius=radius)
     if occupied is not None:
         wanted = np.isin(cell, occupied)
         row, cell = row[wanted], cell[wanted]
-    out = frame[payload].iloc[row].reset_index(drop=True)
+    frame = frame.iloc[row].reset_index(drop=True)
+    out = pd.DataFrame({name: frame[theirs] for name, theirs in payload.items()}, index=frame.index)
     return pd.concat([pd.DataFrame({"cell": cell, "_ra": ra[row], "_dec": dec[row]}), out], axis=1)
 
 

@@ -7,7 +7,9 @@ of the cube, numbered through all batches.
 
 import hashlib
 import json
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -22,11 +24,13 @@ from astropy_healpix import HEALPix
 
 from hotdask import config
 from hotdask.errors import RunError, SettingsError
-from hotdask.schema import FORMAT_VERSION
+from hotdask.schema import FORMAT_VERSION, INTERNAL, SPECTRA
 from hotdask.store.atomic import atomic_path, write_text
 from hotdask.store.cube import n_partitions
+from hotdask.store.desi import file_of
 from hotdask.store.inputs import input_signature
-from hotdask.store.parquet import read_table
+from hotdask.store.lamost import PASSING
+from hotdask.store.parquet import read_table, to_frame
 
 INPUTS, PLAN, REJECTED = "inputs", "plan", "rejects"
 _SKY = HEALPix(nside=4096, order="nested")
@@ -119,21 +123,30 @@ def split(n: int, size: int) -> list[int]:
     return [min(size, n - start) for start in range(0, n, size)]
 
 
-def check_settings(run: Path, settings: config.Settings) -> None:
-    """Write the settings of a new run, or see that they are those the run began with.
+def check_settings(run: Path, settings: config.Settings, *, begun: bool = True) -> None:
+    """Write the settings of a run, or see that they are those the run began with.
+
+    Parameters
+    ----------
+    run : pathlib.Path
+    settings : hotdask.config.Settings
+    begun : bool
+        Whether the cube holds anything yet; before, every setting may change but where things lie. Those of the catalog
+        and of what is joined to it may change at any time: the catalog is made again.
 
     Raises
     ------
     SettingsError
-        If anything that decides a result, or where it lies, differs, listing what.
+        If anything that decides labels, or where they lie, differs, listing what.
     """
     path = run / config.SETTINGS
+    sections = (*config.OF_LABELS, "store") if begun else ("store",)
     if path.exists():
         before = tomllib.loads(path.read_text(encoding="utf-8"))
         now = tomllib.loads(config.dump_settings(settings))
         changed = [
             f"  {section}.{key}: {before.get(section, {}).get(key)!r} -> {now.get(section, {}).get(key)!r}"
-            for section in (*config.DECISIVE, "store")
+            for section in sections
             for key in sorted({*before.get(section, {}), *now.get(section, {})} - set(config.FREE.get(section, ())))
             if before.get(section, {}).get(key) != now.get(section, {}).get(key)
         ]
@@ -149,7 +162,8 @@ def check_inputs(run: Path, entries: pd.DataFrame, size: int, *, planned: int) -
     """See that the files of planned batches are as they were, and make those that came since a batch of its own.
 
     A batch that is not planned yet (nothing of it is in the cube) is what the inputs are now: a run that stopped for
-    bad inputs goes on once they are corrected.
+    bad inputs goes on once they are corrected. A rejected file is nothing the run rests on: one that changed, or that
+    could not be read for a reason that passes, is a file that came later.
 
     Parameters
     ----------
@@ -169,27 +183,31 @@ def check_inputs(run: Path, entries: pd.DataFrame, size: int, *, planned: int) -
     Raises
     ------
     RunError
-        If files of a planned batch went or changed.
+        If files of a planned batch that were not rejected went or changed, or a carried column has a type now that
+        those before cannot be brought to.
     """
     now = entries.merge(input_signature(entries), on="path")
     paths = [batch_path(run, INPUTS, number) for number in range(planned)]
-    before = [read_table(path).to_pandas() for path in paths]
-    known = pd.concat(before, ignore_index=True) if before else now.iloc[:0]
+    before = [to_frame(read_table(path)) for path in paths]
+    # Of a file that was mended and came again, what it was when it came last.
+    known = pd.concat(before, ignore_index=True).drop_duplicates("path", keep="last") if before else now.iloc[:0]
+    known = known[~known["path"].isin(_rejects_to_forget(run, planned, known, now))]
     _check_known(run, known, now)
     new = now[~now["path"].isin(known["path"])]
+    _check_types(run, [*before, new])
     for leftover in list_batches(run, INPUTS)[planned:]:
         leftover.unlink()
     if len(new):
         path = batch_path(run, INPUTS, planned)
         write_grouped(path, new, split(len(new), size))
         # As the next command will see it: types may change on the way through a file.
-        before.append(read_table(path).to_pandas())
+        before.append(to_frame(read_table(path)))
     return _as_batches(before, size)
 
 
 def read_batches(run: str | Path, size: int) -> list[Batch]:
     """The batches of a run, as the last command found them."""
-    return _as_batches([read_table(path).to_pandas() for path in list_batches(run, INPUTS)], size)
+    return _as_batches([to_frame(read_table(path)) for path in list_batches(run, INPUTS)], size)
 
 
 def _as_batches(frames: list[pd.DataFrame], size: int) -> list[Batch]:
@@ -200,14 +218,66 @@ def _as_batches(frames: list[pd.DataFrame], size: int) -> list[Batch]:
     return batches
 
 
-def _check_known(run: Path, known: pd.DataFrame, now: pd.DataFrame) -> None:
+def _rejects_to_forget(run: Path, planned: int, known: pd.DataFrame, now: pd.DataFrame) -> set[str]:
+    """Rejected files that went, changed, or may be read this time."""
+    if not list_batches(run, REJECTED)[:planned]:
+        return set()
+    rejects = read_rejects(run, batches=planned)
+    gone, changed = _differences(known[known["path"].isin(rejects["path"])], now)
+    again = rejects["path"][rejects["reason"].isin(PASSING)]
+    return {*gone, *changed, *(path for path in again if _opens(file_of(path)))}
+
+
+def _opens(path: str) -> bool:
+    try:
+        with open(path, "rb") as file:
+            return stat.S_ISREG(os.fstat(file.fileno()).st_mode) and file.read(1) is not None
+    except (OSError, ValueError):
+        return False
+
+
+def _differences(known: pd.DataFrame, now: pd.DataFrame) -> tuple[pd.Index, pd.Index]:
+    """Paths of known files that are not there now, and of those of which anything differs."""
     old, new = known.set_index("path"), now.set_index("path")
     gone, both = old.index.difference(new.index), old.index.intersection(new.index)
-    columns = [c for c in old.columns if c in new.columns]
-    same = (old.loc[both, columns] == new.loc[both, columns]) | (
-        old.loc[both, columns].isna() & new.loc[both, columns].isna()
-    )
-    changed = both[~same.all(axis=1).to_numpy()]
+    same = np.ones(len(both), dtype=bool)
+    for column in (c for c in old.columns if c in new.columns):
+        one, two = old.loc[both, column], new.loc[both, column]
+        missing = one.isna().to_numpy(), two.isna().to_numpy()
+        # Nullable columns compare to neither true nor false where one of both has a gap.
+        equal = (one == two).astype("boolean").fillna(False).to_numpy(bool)
+        same &= (missing[0] & missing[1]) | (equal & ~missing[0] & ~missing[1])
+    return gone, both[~same]
+
+
+def _check_types(run: Path, frames: list[pd.DataFrame]) -> None:
+    """See that every carried column has one type in all batches, or one that they can be brought to."""
+    tables = [pa.Table.from_pandas(frame, preserve_index=False) for frame in frames if len(frame)]
+    for name in tables[0].column_names if tables else ():
+        fields = [pa.schema([table.field(name)]) for table in tables if name in table.column_names]
+        try:
+            kind = pa.unify_schemas(fields, promote_options="permissive").field(name).type
+            for table in tables:
+                table.column(name).cast(kind)
+        except (pa.ArrowException, KeyError) as error:
+            kinds = " and ".join(dict.fromkeys(str(field.field(name).type) for field in fields))
+            raise RunError(
+                f"{run}: column '{name}' of the input table was {kinds}; give it one type in all rows, or use another "
+                f"--out ({error})"
+            ) from error
+
+
+def carried_schema(run: str | Path) -> pa.Schema:
+    """Columns carried along from the input table, with types that hold for all batches."""
+    schemas = [pq.read_schema(path) for path in list_batches(run, PLAN)]
+    declared = {c.name for c in SPECTRA}
+    names = [n for n in schemas[0].names if n not in declared and not n.startswith(INTERNAL)]
+    unified = [pa.schema([pa.field(n, schema.field(n).type) for n in names]) for schema in schemas]
+    return pa.unify_schemas(unified, promote_options="permissive")
+
+
+def _check_known(run: Path, known: pd.DataFrame, now: pd.DataFrame) -> None:
+    gone, changed = _differences(known, now)
     if len(gone) or len(changed) or list(known.columns) != list(now.columns):
         example = next(iter([*changed, *gone]), "the columns of the input table")
         raise RunError(
@@ -273,9 +343,21 @@ def sky_order(meta: pd.DataFrame) -> np.ndarray:
     return np.lexsort((meta["specid"].to_numpy(), meta["dec"].to_numpy(), meta["ra"].to_numpy(), cell))
 
 
-def read_rejects(folder: str | Path) -> pd.DataFrame:
-    """The rejected files of a run, `hotdask.schema.REJECTS`, batch by batch."""
-    paths = list_batches(folder, REJECTED)
+def read_rejects(folder: str | Path, *, batches: int | None = None) -> pd.DataFrame:
+    """The rejected files of a run, `hotdask.schema.REJECTS`, batch by batch, without those that came again later;
+    of the first ``batches`` if given.
+    """
+    paths = list_batches(folder, REJECTED)[:batches]
     if not paths:
         raise RunError(f"{folder}: no file was read yet; run the ingest first")
-    return pd.concat([read_table(path).to_pandas() for path in paths], ignore_index=True)
+    rejects = [read_table(path).to_pandas() for path in paths]
+    for number, inputs in list(enumerate(list_batches(folder, INPUTS)))[1 : len(paths)]:
+        came_again = read_table(inputs, ["path"])["path"].to_pylist()
+        rejects[:number] = [frame[~frame["path"].isin(came_again)] for frame in rejects[:number]]
+    return pd.concat(rejects, ignore_index=True)
+
+
+def count_files(run: str | Path, *, batches: int | None = None) -> int:
+    """Files of a run, or of its first ``batches``; each once, however often it came."""
+    paths = [read_table(path, ["path"])["path"] for path in list_batches(run, INPUTS)[:batches]]
+    return len(pa.chunked_array([c for column in paths for c in column.chunks], type=pa.large_string()).unique())

@@ -12,7 +12,7 @@ from hotdask import config
 from hotdask.errors import RunError
 from hotdask.pipeline import maps
 from hotdask.pipeline.join import signature
-from hotdask.pipeline.plan import INPUTS, PLAN, Batch, batch_path, fingerprint, list_batches, read_batches
+from hotdask.pipeline.plan import INPUTS, PLAN, Batch, batch_path, count_files, fingerprint, list_batches, read_batches
 from hotdask.store.atomic import write_text
 from hotdask.store.catalog import FITS_FOLDER, is_sound
 from hotdask.store.cube import SIDECAR, Layout
@@ -39,7 +39,7 @@ class State:
         echo: Callable[[str], None],
     ):
         self.folder, self.settings, self.emulator, self.batches, self.echo = folder, settings, emulator, batches, echo
-        self.n_input = sum(batch.files for batch in batches)
+        self.n_input = count_files(folder)
         self._ingest, mark = [], ""
         for batch in batches:
             # A batch is made with those before it: they decide which of its exposures are known already.

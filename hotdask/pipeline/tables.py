@@ -13,10 +13,11 @@ from hotdask import config
 from hotdask.flags import Flag
 from hotdask.labels import COMPARED_LABELS, CORRELATION_PAIRS, INDEX, LABEL_NAMES, N_LABELS
 from hotdask.pipeline.join import JOIN, join_tables
-from hotdask.pipeline.plan import read_group, write_grouped
+from hotdask.pipeline.plan import carried_schema, read_group, write_grouped
 from hotdask.schema import (
     CATALOG,
     COMPARED,
+    INTERNAL,
     RESIDUALS,
     SPECTRA,
     Column,
@@ -32,10 +33,13 @@ from hotdask.steps.polynomial import assign_cells
 from hotdask.steps.repeats import assign_stars, make_pairs
 from hotdask.steps.scale import ErrorScale, fit_error_scale, limit_errors, pull_statistics
 from hotdask.store.catalog import FITS_FOLDER, publish_catalog, read_catalog, read_fits_part, write_catalog_part
-from hotdask.store.cube import Layout, read_sidecar
-from hotdask.store.parquet import part_path
+from hotdask.store.cube import SIDECAR, Layout, read_sidecar
+from hotdask.store.parquet import part_path, read_table, to_frame
 
 STARS = "stars.parquet"
+_REPEATED = f"{INTERNAL}repeated"
+"""Column that says whether a star has several spectra."""
+_NOTHING = pa.schema([])
 _LATER = ("chi2ratio", "in_sample")
 _MERGED = tuple(c for c in CATALOG if c.name not in _LATER)
 _ERRORS = [f"{name}_err" for name in LABEL_NAMES]
@@ -43,7 +47,12 @@ _COMPARED_INDEX = [INDEX[name] for name in COMPARED_LABELS]
 
 
 def build_catalog(
-    run: str | Path, settings: config.Settings, layout: Layout, provenance: Mapping, extra: tuple[str, ...]
+    run: str | Path,
+    settings: config.Settings,
+    layout: Layout,
+    provenance: Mapping,
+    *,
+    echo: Callable[[str], None] = print,
 ) -> dict:
     """Make and publish the catalog of a run whose fits are complete, on the current Dask client.
 
@@ -55,8 +64,8 @@ def build_catalog(
         Partitions of the cube; the catalog gets as many rows as they hold.
     provenance : mapping
         Goes into the metadata of every part.
-    extra : tuple of str
-        Columns carried along from the input table.
+    echo : callable
+        Told how many spectra found a row in each table joined.
 
     Returns
     -------
@@ -68,21 +77,22 @@ def build_catalog(
     Xiang et al. 2022, §4.5 (merge), §4.6 (errors), §5.2 (chi2ratio), §5.6 (catalog).
     """
     parts, compared = range(len(layout.counts)), settings.fit.compared
+    carried = carried_schema(run)
     declared = catalog_columns(compared)
     # A shuffle costs the square of its partitions, so those of the cube are put together before, not after.
     groups = np.array_split(parts, min(len(parts), settings.catalog.max_files))
     n_star = find_stars(run, groups, layout.counts, settings.catalog.match_radius)
-    joined = join_tables(run, groups, layout, settings.join, extra)
-    sample = read_sidecar(run, 0)[list(extra)].iloc[:0]
+    joined = join_tables(run, groups, layout, settings.join, tuple(carried.names), echo=echo)
+    sample = to_frame(carried.empty_table())
     sample = (
         sample if not joined else pd.concat([sample, read_group(Path(run, JOIN), 0)[list(joined)].iloc[:0]], axis=1)
     )
     meta = pd.concat([empty_frame(tuple(c for c in declared if c.name not in _LATER)), sample], axis=1).assign(
-        repeated=np.empty(0, dtype=bool)
+        **{_REPEATED: np.empty(0, dtype=bool)}
     )
-    options = {"run": str(run), "compared": compared, "extra": extra, "joined": joined}
+    options = {"run": str(run), "compared": compared, "carried": carried, "joined": joined}
     merged = dd.from_map(_read_together, groups, read=read_merged, **options, meta=meta, label="merge")
-    extra = (*extra, *joined)
+    extra = (*carried.names, *joined)
 
     scale, n_pair = error_scale(merged, settings.catalog)
     chi2 = chi2_model(merged)
@@ -91,7 +101,7 @@ def build_catalog(
 
     def write(folder: Path) -> None:
         pieces = catalog.to_delayed()
-        options = {"folder": folder, "provenance": provenance, "declared": declared, "extra": extra}
+        options = {"folder": folder, "provenance": provenance, "declared": declared, "extra": extra, "carried": carried}
         dask.compute(*(dask.delayed(_write_part)(piece, i, **options) for i, piece in enumerate(pieces)))
 
     published = publish_catalog(run, write, provenance, rows=layout.n_spectrum, declared=declared)
@@ -122,7 +132,7 @@ def find_stars(run: str | Path, groups: Iterable[Iterable[int]], counts: Iterabl
     spectra = dd.from_map(_read_together, list(groups), **options, meta=meta, label="positions")
     spectra = spectra.compute().reset_index(drop=True)
     stars = assign_stars(spectra["ra"], spectra["dec"], spectra["snr_g"], spectra["specid"], radius=radius)
-    stars["repeated"] = stars.groupby("star_id")["star_id"].transform("size") > 1
+    stars[_REPEATED] = stars.groupby("star_id")["star_id"].transform("size") > 1
     write_grouped(Path(run, STARS), stars, counts)
     return int(stars["star_id"].nunique())
 
@@ -136,7 +146,7 @@ def read_merged(
     *,
     run: str,
     compared: str | None = None,
-    extra: tuple[str, ...] = (),
+    carried: pa.Schema = _NOTHING,
     joined: tuple[str, ...] = (),
 ) -> pd.DataFrame:
     """One partition as flat columns: its spectra, stars, merged labels with formal errors, and both raw fits; behind
@@ -146,6 +156,7 @@ def read_merged(
     """
     fits = read_fits_part(part_path(Path(run, FITS_FOLDER), partition))
     spectra = read_sidecar(run, partition)
+    along = read_table(part_path(Path(run, SIDECAR), partition), carried.names).cast(carried)
     raw = {
         which: np.column_stack([fits.column(f"{name}_{which}").to_numpy() for name in LABEL_NAMES])
         for which in ("all", "hmasked")
@@ -168,12 +179,12 @@ def read_merged(
         columns[f"corr_{a}_{b}"] = merged[:, i, j] / (sigma[:, i] * sigma[:, j])
     columns |= {name: fits.column(name).to_numpy() for name in ("chi2_red", "flags", *(c.name for c in RESIDUALS))}
     stars = read_group(Path(run, STARS), partition)
-    columns |= {name: stars[name] for name in ("star_id", "uniqflag", "repeated")}
+    columns |= {name: stars[name] for name in ("star_id", "uniqflag", _REPEATED)}
     frame = pd.DataFrame(columns)
-    parts = [frame[[c.name for c in _MERGED]], *_read_compared(fits, compared), spectra[list(extra)]]
+    parts = [frame[[c.name for c in _MERGED]], *_read_compared(fits, compared), to_frame(along)]
     if joined:
         parts.append(read_group(Path(run, JOIN), partition)[list(joined)])
-    return pd.concat([*parts, frame[["repeated"]]], axis=1)
+    return pd.concat([*parts, frame[[_REPEATED]]], axis=1)
 
 
 def _read_compared(fits: pa.Table, compared: str | None) -> list[pd.DataFrame]:
@@ -196,7 +207,7 @@ def error_scale(merged: dd.DataFrame, settings: config.Catalog) -> tuple[ErrorSc
     """How far repeat visits scatter beyond the formal errors, and how many pairs say so."""
     columns = ["star_id", "specid", "mjd", "snr_g", *LABEL_NAMES, *_ERRORS]
     # A label held at its limit does not scatter, so such a fit says nothing about errors.
-    usable = merged[merged["repeated"] & ((merged["flags"] & int(Flag.AT_BOUND)) == 0)][columns]
+    usable = merged[merged[_REPEATED] & ((merged["flags"] & int(Flag.AT_BOUND)) == 0)][columns]
     pairs = usable.shuffle("star_id").map_partitions(make_pairs, snr_tolerance=settings.pair_snr_tolerance)
     cells = pairs.map_partitions(_with_cells).shuffle("cell").map_partitions(pull_statistics).compute()
     scale = fit_error_scale(cells, min_pairs=settings.min_pairs)
@@ -222,7 +233,7 @@ def finish(
     compared: str | None = None,
 ) -> pd.DataFrame:
     """Scaled errors, chi2ratio, flags and cuts of one partition: the columns of the catalog."""
-    frame = frame.drop(columns="repeated")
+    frame = frame.drop(columns=_REPEATED)
     teff, snr = frame["teff"].to_numpy(), frame["snr_g"].to_numpy(dtype=np.float64)
     if scale is not None:
         factors = scale.factors(teff, snr)
@@ -267,6 +278,7 @@ def _write_part(
     provenance: Mapping,
     declared: tuple[Column, ...],
     extra: tuple[str, ...],
+    carried: pa.Schema,
 ) -> None:
-    table: pa.Table = to_table(frame, declared, extra=extra)
+    table: pa.Table = to_table(frame, declared, extra=extra, types=carried)
     write_catalog_part(folder, part, table, provenance)

@@ -1,6 +1,9 @@
 """The catalog for other programs: FITS, VOTable, Parquet or CSV, with units and UCDs, by our names or the paper's."""
 
+import re
+import unicodedata
 import warnings
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -120,7 +123,17 @@ PAPER: dict[str, str] = {
 
 FORMATS = (".fits", ".vot", ".parquet", ".csv")
 _DECLARED: dict[str, Column] = {c.name: c for c in (*CATALOG, *JOINED, *chain(*COMPARED.values()))}
+_NAMES = {theirs for theirs, ours in {**{n: n for n in _DECLARED}, **PAPER}.items() if ours in _DECLARED}
 _UNKNOWN_ID = -1
+_FORMULA = r"^([=+\-@\t\r])"
+_SIGNED = {
+    pa.bool_(): pa.int16(),
+    pa.int8(): pa.int16(),
+    pa.uint8(): pa.int16(),
+    pa.uint16(): pa.int32(),
+    pa.uint32(): pa.int64(),
+    pa.uint64(): pa.string(),
+}
 
 
 def export_table(run: str | Path, *, columns: Literal["all", "paper"] = "all", sample: bool = False) -> pa.Table:
@@ -169,8 +182,8 @@ def export_catalog(
     """Write the published catalog as .fits, .vot, .parquet or .csv, by the ending; returns its rows.
 
     FITS and VOTable carry units and UCDs (in FITS as the keywords TUNIT, TUCD and TCOMM). Names in FITS have letters,
-    digits and underscores only, as its standard wishes: Fe_H for [Fe/H]. In CSV, text that begins like a formula
-    (=, +, -, @) gets an apostrophe before it.
+    digits and underscores only, as its standard wishes: Fe_H for [Fe/H]; of two that differ only in case the second
+    gets a number. In CSV, text and names that begin like a formula (=, +, -, @) get an apostrophe before them.
 
     Parameters
     ----------
@@ -200,10 +213,13 @@ def export_catalog(
 def _csv(table: pa.Table, out: Path) -> None:
     """Text that a spreadsheet would take for a formula gets an apostrophe before it."""
     for i, field in enumerate(table.schema):
-        if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
-            plain = pa.compute.replace_substring_regex(table[field.name], r"^([=+\-@\t\r])", r"'\1")
-            table = table.set_column(i, field, plain)
-    pa.csv.write_csv(table, out)
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+            text = table.column(i).cast(pa.large_string())
+            plain = pa.compute.replace_substring_regex(text, _FORMULA, r"'\1")
+            table = table.set_column(i, field.with_type(pa.large_string()), plain)
+    names = [re.sub(_FORMULA, r"'\1", name) for name in table.column_names]
+    pa.csv.write_csv(table.rename_columns(names), out)
 
 
 def _values(field: pa.Field, column: pa.ChunkedArray) -> np.ma.MaskedArray:
@@ -213,25 +229,44 @@ def _values(field: pa.Field, column: pa.ChunkedArray) -> np.ma.MaskedArray:
     if pa.types.is_floating(field.type):
         return np.ma.MaskedArray(column.cast(field.type).to_numpy())
     gap = column.is_null().to_numpy()
-    values = column.fill_null(False if pa.types.is_boolean(field.type) else _UNKNOWN_ID).to_numpy()
+    if pa.types.is_boolean(field.type) and not gap.any():
+        return np.ma.MaskedArray(column.to_numpy())
+    # FITS and VOTable know neither 8-bit integers with a sign nor longer ones without, and no gap in a logical.
+    kind = _SIGNED.get(field.type, field.type)
+    if kind == pa.string():
+        return np.ma.MaskedArray(column.cast(kind).fill_null("").to_numpy().astype(str))
+    lowest = np.iinfo(kind.to_pandas_dtype()).min
+    fill = _UNKNOWN_ID if field.name in _NAMES else lowest
+    values = column.cast(kind).fill_null(fill).to_numpy()
     if "id" in field.name:
         gap = gap | (values == _UNKNOWN_ID)
-    return np.ma.MaskedArray(values, mask=gap)
+    return np.ma.MaskedArray(values, mask=gap, fill_value=fill)
 
 
 def _said(field: pa.Field, what: str) -> str:
     return (field.metadata or {}).get(what.encode(), b"").decode()
 
 
-_FITS_NAME = str.maketrans({"[": None, "]": None, "/": "_"})
 _FITS_FORMAT = {"f8": "D", "f4": "E", "i8": "K", "i4": "J", "i2": "I", "b1": "L"}
+
+
+def _fits_names(names: Sequence[str]) -> list[str]:
+    """Names of ASCII letters, digits and underscores, no two of which differ only in case."""
+    out: list[str] = []
+    for name in names:
+        plain = unicodedata.normalize("NFKD", name.replace("[", "").replace("]", ""))
+        plain = re.sub(r"\W", "_", plain.encode("ascii", "ignore").decode(), flags=re.ASCII) or "column"
+        plain = f"_{plain}" if plain[0].isdigit() else plain
+        taken = {other.lower() for other in out}
+        numbered = (plain, *(f"{plain}_{i}" for i in range(2, len(names) + 2)))
+        out.append(next(one for one in numbered if one.lower() not in taken))
+    return out
 
 
 def _fits(table: pa.Table, path: Path) -> None:
     columns = []
-    for field in table.schema:
+    for field, name in zip(table.schema, _fits_names(table.column_names), strict=True):
         values = _values(field, table[field.name])
-        name = field.name.translate(_FITS_NAME)
         if values.dtype.kind == "U":
             text = np.char.encode(values.data, "utf-8")
             columns.append(fits.Column(name, f"{max(text.dtype.itemsize, 1)}A", array=text))
@@ -242,8 +277,8 @@ def _fits(table: pa.Table, path: Path) -> None:
                 name,
                 _FITS_FORMAT[values.dtype.str[1:]],
                 unit=_said(field, "unit") or None,
-                null=_UNKNOWN_ID if whole else None,
-                array=values.filled(_UNKNOWN_ID) if whole else values.data,
+                null=int(values.fill_value) if whole else None,
+                array=values.filled() if whole else values.data,
             )
         )
     hdu = fits.BinTableHDU.from_columns(columns, name="CATALOG")
@@ -268,9 +303,9 @@ def _votable(table: pa.Table, path: Path) -> None:
         column.meta["ucd"] = _said(field, "ucd") or None
         out[field.name] = column
     document = votable.from_table(out)
-    for field in document.get_first_table().fields:
+    for field, name in zip(document.get_first_table().fields, _fits_names(out.colnames), strict=True):
         field.ucd = out[field.name].meta["ucd"]
         # Programs that know a column by its ID, astropy among them, find it as in FITS.
-        field.ID = field.name.translate(_FITS_NAME)
+        field.ID = name
     document.get_first_table().format = "binary2"
     document.to_xml(str(path))

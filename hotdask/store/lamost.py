@@ -5,11 +5,13 @@ third is a wavelength (DR2-DR8), five rows whose third is flux over continuum (D
 table of one row a pixel (`hotdask.store.sdss`). Spectra that share a file have addresses (`hotdask.store.desi`).
 """
 
+import errno
 import io
 import math
 import os
 import re
 import stat
+import time
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -32,6 +34,7 @@ from hotdask.windows import LOG_STEP, N_OBSERVED, OBSERVED_LOG_START, SPEED_OF_L
 REASONS: dict[str, str] = {
     "not_found": "There is no file at this path.",
     "unreadable": "The operating system refused to read the file.",
+    "io_error": "The operating system could not read the file just now; the next command tries again.",
     "empty_file": "The file holds no bytes.",
     "too_large": "The file is far larger than any spectrum.",
     "not_fits": "The bytes are not a FITS file.",
@@ -56,6 +59,9 @@ REASONS: dict[str, str] = {
 }
 """Why a spectrum is not used, a sentence per code."""
 
+PASSING = ("io_error", "not_found")
+"""Reasons that may have passed when the next command comes, though the file is the same."""
+
 OVERRIDES: tuple[str, ...] = ("ra", "dec", "rv", "rv_err", *LSF_NAMES)
 """Columns of an input table that replace what a file says."""
 
@@ -66,6 +72,15 @@ _NO_OVERRIDES: Mapping[str, object] = MappingProxyType({})
 _GZIP_MAGIC = b"\x1f\x8b"
 _MAX_MEMBERS = 100  # of a gzip file; each costs a copy of what follows it
 _MAX_PIXELS = 100_000
+_PASSING_ERRORS = frozenset(
+    getattr(errno, f"E{name}")
+    for name in (
+        *("IO", "STALE", "MFILE", "NFILE", "AGAIN", "INTR", "BUSY", "NOMEM", "TIMEDOUT"),
+        *("CONNRESET", "CONNABORTED", "NOTCONN", "HOSTDOWN", "HOSTUNREACH", "NETUNREACH"),
+    )
+)
+_PAUSE = 0.2
+"""Seconds before a file is read again that the operating system could not read."""
 _GRID_TOLERANCE = 0.05  # pixels; real files stay below 0.02
 _HEADER_TOLERANCE = 2.0  # km/s; real files stay below 1.3
 _MAX_Z = 20.0
@@ -369,7 +384,7 @@ def _check_structure(raw: bytes) -> None:
             return
 
 
-def _read_bytes(path: str) -> bytes:
+def _read_bytes(path: str, attempts: int = 2) -> bytes:
     try:
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):
@@ -380,6 +395,13 @@ def _read_bytes(path: str) -> bytes:
     except FileNotFoundError as error:
         raise SpectrumError("not_found", "no such file; check the path") from error
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in _PASSING_ERRORS:
+            if attempts:
+                time.sleep(_PAUSE)
+                return _read_bytes(path, attempts - 1)
+            raise SpectrumError(
+                "io_error", f"cannot be read just now ({error.strerror}); run the command again"
+            ) from error
         text = getattr(error, "strerror", None) or error
         raise SpectrumError("unreadable", f"cannot be read ({text}); check the path and its permissions") from error
     if size > MAX_BYTES:

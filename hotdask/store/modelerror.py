@@ -9,8 +9,9 @@ import pandas as pd
 
 from hotdask.errors import InputError
 from hotdask.schema import MODEL_ERROR, to_table
-from hotdask.store.inputs import read_user_table
+from hotdask.store.columns import numbers
 from hotdask.store.parquet import write_table
+from hotdask.store.usertables import read_user_table
 from hotdask.windows import rest_wavelength
 
 _LARGEST = 1.0
@@ -47,13 +48,13 @@ def read_model_error(path: str | Path) -> ModelError:
         If the file cannot be read, lacks a column, or holds what cannot be an error.
     """
     where = f"fit.model_error = '{path}'"
-    table = read_user_table(str(path), where)
+    table, units = read_user_table(str(path), where)
     missing = [name for name in ("wavelength", "model_error") if name not in table.columns]
     if missing:
         raise InputError(f"{where} lacks the column {', '.join(missing)}; make one with `hotdask model-error RUN`")
     wavelength, error = (
-        pd.to_numeric(table[name], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-        for name in ("wavelength", "model_error")
+        numbers(table[name], where, unit=unit, stored=units[name])
+        for name, unit in (("wavelength", "Angstrom"), ("model_error", ""))
     )
     if not len(table) or not (np.isfinite(wavelength).all() and (np.diff(wavelength) > 0).all()):
         raise InputError(f"{where}: wavelength must be numbers that increase [vacuum Å]; sort or mend the table")

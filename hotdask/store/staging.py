@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from hotdask.errors import RunError
-from hotdask.schema import CUBE, REJECTS, SPECTRA, Column, arrow_schema, to_table
+from hotdask.schema import CUBE, INTERNAL, REJECTS, SPECTRA, Column, arrow_schema, to_table
 from hotdask.store.atomic import atomic_path, remove_folder
 from hotdask.store.parquet import read_table, to_frame, write_table
 from hotdask.windows import N_OBSERVED
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from hotdask.store.lamost import Block
 
 FOLDER = "staging"
+STAGED_PART, STAGED_INDEX = f"{INTERNAL}staged_part", f"{INTERNAL}staged_index"
+"""Columns that say where `gather` finds the pixels of a spectrum."""
 
 _CHECKSUM = np.dtype("<u4")
 ROW = np.dtype([(v.name, np.dtype(v.dtype).newbyteorder("<"), (N_OBSERVED,)) for v in CUBE] + [("checksum", _CHECKSUM)])
@@ -109,8 +111,7 @@ def read_staged_meta(run: str | Path, parts: Iterable[int]) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        Columns of `hotdask.schema.SPECTRA`, carried columns, then ``staged_part`` and ``staged_index`` (int64): where
-        `gather` finds the pixels.
+        Columns of `hotdask.schema.SPECTRA`, carried columns, then `STAGED_PART` and `STAGED_INDEX` (int64).
 
     Raises
     ------
@@ -121,8 +122,8 @@ def read_staged_meta(run: str | Path, parts: Iterable[int]) -> pd.DataFrame:
     tables = [read_table(staged_path(run, part, "parquet")) for part in parts]
     frame = to_frame(_stack(tables, SPECTRA))
     sizes = [len(table) for table in tables]
-    frame["staged_part"] = np.repeat(np.asarray(parts, dtype=np.int64), sizes)
-    frame["staged_index"] = np.concatenate([np.arange(n, dtype=np.int64) for n in sizes] or [np.empty(0, np.int64)])
+    frame[STAGED_PART] = np.repeat(np.asarray(parts, dtype=np.int64), sizes)
+    frame[STAGED_INDEX] = np.concatenate([np.arange(n, dtype=np.int64) for n in sizes] or [np.empty(0, np.int64)])
     return frame
 
 

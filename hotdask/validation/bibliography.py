@@ -18,7 +18,7 @@ from hotdask.errors import InputError
 from hotdask.labels import ABUNDANCES, INDEX, LABEL_NAMES, N_LABELS
 from hotdask.library.abundances import SOLAR
 from hotdask.library.atoms import ATOMIC_NUMBER
-from hotdask.store.inputs import read_user_table
+from hotdask.store.usertables import read_user_table
 from hotdask.validation.kinds import KINDS
 
 SUN: dict[str, float] = {"c_h": 8.43, "n_h": 7.83, "o_h": 8.69, "si_h": 7.51, "s_h": 7.12, "fe_h": 7.50}
@@ -177,7 +177,7 @@ def known_labels(
 
 
 def _read(folder, name: str) -> pd.DataFrame:
-    table = read_user_table(str(folder / f"{name}.csv"), f"bibliography '{name}.csv'")
+    table, _ = read_user_table(str(folder / f"{name}.csv"), f"bibliography '{name}.csv'")
     # Missing numbers as NaN, not as pandas' NA, which no array holds.
     return table.astype({c: "float64" for c in table.columns if pd.api.types.is_numeric_dtype(table[c])})
 

@@ -16,8 +16,9 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
 from hotdask.errors import InputError
-from hotdask.labels import INDEX, LABEL_NAMES, N_LABELS
-from hotdask.store.inputs import read_user_table
+from hotdask.labels import INDEX, LABEL_NAMES, LABELS, N_LABELS
+from hotdask.store.columns import numbers
+from hotdask.store.usertables import read_user_table
 
 FWHM: dict[str, float] = {"miles": 2.5, "stelib": 3.0}
 """Line spread of the libraries [Å] (Sánchez-Blázquez et al. 2006; Le Borgne et al. 2003)."""
@@ -174,12 +175,17 @@ def _read_stelib(folder: Path) -> list[Spectra]:
 
 
 def _read_table(path: Path) -> list[Spectra]:
-    table = read_user_table(str(path), f"table '{path}'")
+    where = f"table '{path}'"
+    table, units = read_user_table(str(path), where)
     missing = [c for c in ("name", "path") if c not in table] or (
         [] if {"fwhm", "resolving_power"} & set(table) else ["fwhm (or resolving_power)"]
     )
     if missing:
         raise InputError(f"table '{path}' has no column {', '.join(missing)}; add it")
+    known = {lb.name: lb.unit for lb in LABELS} | {"fwhm": "Angstrom", "resolving_power": "", "rv": "km/s"}
+    for name, unit in known.items():
+        if name in table:
+            table[name] = numbers(table[name], where, unit=unit, stored=units[name])
     found = []
     for row in table.to_dict("records"):
         wavelength, flux = _read_pixels(path.parent / str(row["path"]))

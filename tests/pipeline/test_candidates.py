@@ -113,8 +113,8 @@ def _write(folder, name, frame):
     ],
 )
 def test_candidates_are_those_of_all_pairs(tmp_path, client, sky, monkeypatch, survey, hot, ob, out):
-    monkeypatch.setattr("hotdask.store.skytables._BYTES", 60_000)
-    monkeypatch.setattr("hotdask.store.skytables._ROWS", 800)
+    monkeypatch.setattr("hotdask.store.usertables._BYTES", 60_000)
+    monkeypatch.setattr("hotdask.store.usertables._ROWS", 800)
     settings = CandidateSettings(
         out=str(tmp_path / out),
         survey={"table": _write(tmp_path, survey, sky[0]), "keep": ["obsid", "designation", "planid"]},

@@ -85,7 +85,7 @@ def joined(finished, sky, client, tmp_path_factory):
     """The catalog of the finished run, made again with all tables."""
     settings = finished.copy(tmp_path_factory.mktemp("joined") / "RUN").model_copy(update={"join": _join(sky)})
     with client.as_current():
-        summary = tables.build_catalog(settings.out, settings, Layout(32, (240,)), {"test": 1}, ())
+        summary = tables.build_catalog(settings.out, settings, Layout(32, (240,)), {"test": 1})
     return read_catalog(settings.out), summary, Path(settings.out)
 
 

@@ -90,9 +90,9 @@ def test_all_changed_settings_are_listed(run_folder: Path) -> None:
     check_settings(run_folder, settings())
     before = (run_folder / SETTINGS).read_bytes()
     with pytest.raises(SettingsError) as caught:
-        check_settings(run_folder, settings(fit__max_iterations=61, catalog__min_snr=5.5, input__limit=3))
+        check_settings(run_folder, settings(fit__max_iterations=61, input__limit=3))
     message = str(caught.value)
-    for line in ("fit.max_iterations: 60 -> 61", "catalog.min_snr: 5.0 -> 5.5", "input.limit: None -> 3", "--out"):
+    for line in ("fit.max_iterations: 60 -> 61", "input.limit: None -> 3", "--out"):
         assert line in message
     assert "partition_size" not in message
     assert (run_folder / SETTINGS).read_bytes() == before
@@ -103,6 +103,22 @@ def test_where_a_run_runs_and_its_report_may_change(run_folder: Path) -> None:
     changed = settings(cluster__workers=3, report__spectra=4, out="elsewhere")
     check_settings(run_folder, changed)
     assert load_settings(run_folder / SETTINGS) == changed
+
+
+def test_what_decides_no_label_may_change(run_folder: Path) -> None:
+    check_settings(run_folder, settings())
+    changed = settings(catalog__min_snr=5.5, join__radius=2.0)
+    check_settings(run_folder, changed)
+    assert load_settings(run_folder / SETTINGS) == changed
+
+
+def test_all_settings_may_change_while_nothing_is_planned(run_folder: Path) -> None:
+    check_settings(run_folder, settings())
+    changed = settings(cube__partition_size=32, input__classes=("O",))
+    check_settings(run_folder, changed, begun=False)
+    assert load_settings(run_folder / SETTINGS) == changed
+    with pytest.raises(SettingsError, match=r"store\.cube"):
+        check_settings(run_folder, settings(store__cube="s3://bucket/cube.zarr"), begun=False)
 
 
 # Inputs

@@ -73,7 +73,7 @@ def test_stars_are_those_of_all_pairs(survey):
     assert [len(s) for s in stars] == [min(size, len(ra) - p * size) for p in range(n)]
     star = np.concatenate([s["star_id"] for s in stars])
     flag = np.concatenate([s["uniqflag"] for s in stars])
-    repeated = np.concatenate([s["repeated"] for s in stars])
+    repeated = np.concatenate([s["hotdask:repeated"] for s in stars])
     joined = all_pairs(ra, dec)
     np.testing.assert_array_equal(star[:, None] == star[None], joined)
     assert n_star == len(set(star.tolist()))

@@ -130,7 +130,7 @@ def test_stars_split_by_a_border_are_found(
     found = pd.concat([read_group(tmp_path / tables.STARS, g) for g in range(12)], ignore_index=True)
     assert n == chosen["star_id"].nunique() < 12
     assert found["star_id"].tolist()[:6] == chosen["star_id"].tolist()[:6]
-    assert found["repeated"].sum() >= 10
+    assert found["hotdask:repeated"].sum() >= 10
 
 
 def test_pairs_are_counted_as_they_lie(finished, catalog: pd.DataFrame) -> None:
@@ -163,7 +163,7 @@ def test_a_partition_read_for_the_catalog_has_what_dask_expects(finished) -> Non
     assert len(frame) == 32
     assert frame.columns.tolist() == [
         *(c.name for c in schema.CATALOG if c.name not in ("chi2ratio", "in_sample")),
-        "repeated",
+        "hotdask:repeated",
     ]
     empty = schema.empty_frame(tuple(c for c in schema.CATALOG if c.name in frame.columns))
     assert frame.dtypes[empty.columns].astype(str).tolist() == empty.dtypes.astype(str).tolist()

@@ -16,6 +16,8 @@ from hotdask.schema import CUBE, REJECTS, SPECTRA, empty_frame
 from hotdask.store import lamost
 from hotdask.store.staging import (
     ROW,
+    STAGED_INDEX,
+    STAGED_PART,
     clear_staging,
     gather,
     read_staged_meta,
@@ -101,12 +103,12 @@ def test_pixels_are_plain_numpy(staged):
 def test_meta_knows_where_its_pixels_are(staged):
     run, blocks = staged
     meta = read_staged_meta(run, [3, 0, 1])
-    assert list(meta.columns) == [*(c.name for c in SPECTRA), "staged_part", "staged_index"]
+    assert list(meta.columns) == [*(c.name for c in SPECTRA), STAGED_PART, STAGED_INDEX]
     assert meta["specid"].tolist() == [*blocks[3].meta["specid"], *blocks[0].meta["specid"]]
     assert meta["ra"].tolist() == [*blocks[3].meta["ra"], *blocks[0].meta["ra"]]
-    assert meta["staged_part"].tolist() == [3] * 7 + [0] * 5
-    assert meta["staged_index"].tolist() == [*range(7), *range(5)]
-    found = gather(run, meta["staged_part"].to_numpy(), meta["staged_index"].to_numpy())
+    assert meta[STAGED_PART].tolist() == [3] * 7 + [0] * 5
+    assert meta[STAGED_INDEX].tolist() == [*range(7), *range(5)]
+    found = gather(run, meta[STAGED_PART].to_numpy(), meta[STAGED_INDEX].to_numpy())
     np.testing.assert_array_equal(found["flux"], np.concatenate([blocks[3].flux, blocks[0].flux]))
 
 
@@ -120,7 +122,7 @@ def test_rejects(staged):
 
 def test_no_parts(tmp_path):
     assert read_staged_meta(tmp_path, []).dtypes.equals(
-        empty_frame(SPECTRA).assign(staged_part=np.int64([]), staged_index=np.int64([])).dtypes
+        empty_frame(SPECTRA).assign(**{STAGED_PART: np.int64([]), STAGED_INDEX: np.int64([])}).dtypes
     )
     assert read_staged_rejects(tmp_path, []).columns.tolist() == [c.name for c in REJECTS]
     assert gather(tmp_path, np.array([], int), np.array([], int))["flux"].shape == (0, 3909)
