@@ -384,6 +384,16 @@ class Settings(_Section):
     cluster: Cluster = Cluster()
     report: Report = Report()
 
+    @field_validator("out")
+    @classmethod
+    def _folder(cls, out: str) -> str:
+        if "\0" in out or "://" in out:
+            raise ValueError(
+                f"{out!r} is no folder of this machine; a run's folder lies on a disk, its cube and catalog may lie at "
+                "the URLs that [store] gives"
+            )
+        return out
+
     def absolute(self) -> "Settings":
         """The same settings with paths that hold from any folder."""
 
@@ -645,6 +655,8 @@ def _read_toml(path: str | Path) -> dict:
         raise SettingsError(f"{path}: not a text file in UTF-8 ({error}); give a TOML file of settings") from error
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path}: not valid TOML ({error}); correct the line it names") from error
+    except RecursionError as error:
+        raise SettingsError(f"{path}: its brackets are nested too deep to be settings; correct it") from error
 
 
 def make_settings(data: dict, *, source: str = "settings", **overrides) -> Settings:

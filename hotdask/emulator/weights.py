@@ -65,6 +65,9 @@ def load_emulator(emulator: str | Path | None = None, *, device: str = "cpu") ->
     (1, 3801)
     """
     path = emulator_path(emulator)
+    if path.exists() and not path.is_file():
+        # A pipe or a device has no end.
+        raise EmulatorError(f"{path}: is no regular file; give the path of an emulator (.safetensors)")
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -117,6 +120,8 @@ def _check_arrays(path: Path, arrays: dict[str, np.ndarray], shapes: dict[str, t
             raise EmulatorError(
                 f"{path}: array {name!r} has shape {array.shape}, not {expected}; make it again with `hotdask train`"
             )
+        if array.ndim > 1 and not array.any():
+            raise EmulatorError(f"{path}: array {name!r} is all zeros; make it again with `hotdask train`")
         bad = np.isnan(array) if name in _MAY_BE_INFINITE else ~np.isfinite(array)
         if bad.any():
             raise EmulatorError(

@@ -12,6 +12,7 @@ import re
 import stat
 import tomllib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -187,8 +188,7 @@ def check_inputs(run: Path, entries: pd.DataFrame, size: int, *, planned: int) -
         those before cannot be brought to.
     """
     now = entries.merge(input_signature(entries), on="path")
-    paths = [batch_path(run, INPUTS, number) for number in range(planned)]
-    before = [to_frame(read_table(path)) for path in paths]
+    before = [_read_inputs(run, number, now, size) for number in range(planned)]
     # Of a file that was mended and came again, what it was when it came last.
     known = pd.concat(before, ignore_index=True).drop_duplicates("path", keep="last") if before else now.iloc[:0]
     known = known[~known["path"].isin(_rejects_to_forget(run, planned, known, now))]
@@ -218,12 +218,24 @@ def _as_batches(frames: list[pd.DataFrame], size: int) -> list[Batch]:
     return batches
 
 
+def _read_inputs(run: Path, number: int, now: pd.DataFrame, size: int) -> pd.DataFrame:
+    """A planned batch; made again from what was planned and rejected of it if its file is gone or damaged."""
+    path = batch_path(run, INPUTS, number)
+    with suppress(RunError):
+        return to_frame(read_table(path))
+    files = [read_table(batch_path(run, table, number), ["path"])["path"].to_pylist() for table in (PLAN, REJECTED)]
+    write_grouped(path, frame := now[now["path"].isin({*files[0], *files[1]})], split(len(frame), size))
+    return to_frame(read_table(path))
+
+
 def _rejects_to_forget(run: Path, planned: int, known: pd.DataFrame, now: pd.DataFrame) -> set[str]:
     """Rejected files that went, changed, or may be read this time."""
-    if not list_batches(run, REJECTED)[:planned]:
+    try:
+        rejects = read_rejects(run, batches=planned)
+    except RunError:
+        # None yet, or damaged: then the batch is planned again.
         return set()
-    rejects = read_rejects(run, batches=planned)
-    gone, changed = _differences(known[known["path"].isin(rejects["path"])], now)
+    gone, changed, _ = _differences(known[known["path"].isin(rejects["path"])], now)
     again = rejects["path"][rejects["reason"].isin(PASSING)]
     return {*gone, *changed, *(path for path in again if _opens(file_of(path)))}
 
@@ -236,18 +248,20 @@ def _opens(path: str) -> bool:
         return False
 
 
-def _differences(known: pd.DataFrame, now: pd.DataFrame) -> tuple[pd.Index, pd.Index]:
-    """Paths of known files that are not there now, and of those of which anything differs."""
+def _differences(known: pd.DataFrame, now: pd.DataFrame) -> tuple[pd.Index, pd.Index, list[str]]:
+    """Paths of known files that are not there now, of those of which anything differs, and the columns that do."""
     old, new = known.set_index("path"), now.set_index("path")
     gone, both = old.index.difference(new.index), old.index.intersection(new.index)
-    same = np.ones(len(both), dtype=bool)
+    same, differing = np.ones(len(both), dtype=bool), []
     for column in (c for c in old.columns if c in new.columns):
         one, two = old.loc[both, column], new.loc[both, column]
         missing = one.isna().to_numpy(), two.isna().to_numpy()
         # Nullable columns compare to neither true nor false where one of both has a gap.
         equal = (one == two).astype("boolean").fillna(False).to_numpy(bool)
-        same &= (missing[0] & missing[1]) | (equal & ~missing[0] & ~missing[1])
-    return gone, both[~same]
+        equal = (missing[0] & missing[1]) | (equal & ~missing[0] & ~missing[1])
+        same &= equal
+        differing += [] if equal.all() else [column.removeprefix(INTERNAL)]
+    return gone, both[~same], differing
 
 
 def _check_types(run: Path, frames: list[pd.DataFrame]) -> None:
@@ -273,16 +287,19 @@ def carried_schema(run: str | Path) -> pa.Schema:
     declared = {c.name for c in SPECTRA}
     names = [n for n in schemas[0].names if n not in declared and not n.startswith(INTERNAL)]
     unified = [pa.schema([pa.field(n, schema.field(n).type) for n in names]) for schema in schemas]
-    return pa.unify_schemas(unified, promote_options="permissive")
+    # Of a column that is empty everywhere nothing is known; text holds what may come.
+    fields = pa.unify_schemas(unified, promote_options="permissive")
+    return pa.schema([f.with_type(pa.large_string()) if pa.types.is_null(f.type) else f for f in fields])
 
 
 def _check_known(run: Path, known: pd.DataFrame, now: pd.DataFrame) -> None:
-    gone, changed = _differences(known, now)
+    gone, changed, columns = _differences(known, now)
     if len(gone) or len(changed) or list(known.columns) != list(now.columns):
         example = next(iter([*changed, *gone]), "the columns of the input table")
+        where = f"{example}: {', '.join(columns)}" if columns else example
         raise RunError(
             f"{run}: inputs are not those the run began with: {len(gone)} went, {len(changed)} changed "
-            f"(e.g. {example}); put them back, or use another --out for the new inputs (more files may be added)"
+            f"(e.g. {where}); put them back, or use another --out for the new inputs (more files may be added)"
         )
 
 
@@ -347,14 +364,14 @@ def read_rejects(folder: str | Path, *, batches: int | None = None) -> pd.DataFr
     """The rejected files of a run, `hotdask.schema.REJECTS`, batch by batch, without those that came again later;
     of the first ``batches`` if given.
     """
-    paths = list_batches(folder, REJECTED)[:batches]
+    paths = {int(path.stem[-4:]): path for path in list_batches(folder, REJECTED)[:batches]}
     if not paths:
         raise RunError(f"{folder}: no file was read yet; run the ingest first")
-    rejects = [read_table(path).to_pandas() for path in paths]
-    for number, inputs in list(enumerate(list_batches(folder, INPUTS)))[1 : len(paths)]:
-        came_again = read_table(inputs, ["path"])["path"].to_pylist()
-        rejects[:number] = [frame[~frame["path"].isin(came_again)] for frame in rejects[:number]]
-    return pd.concat(rejects, ignore_index=True)
+    rejects = {number: read_table(path).to_pandas() for number, path in paths.items()}
+    for number in list(rejects)[1:]:
+        came_again = read_table(batch_path(folder, INPUTS, number), ["path"])["path"].to_pylist()
+        rejects |= {n: frame[~frame["path"].isin(came_again)] for n, frame in rejects.items() if n < number}
+    return pd.concat(rejects.values(), ignore_index=True)
 
 
 def count_files(run: str | Path, *, batches: int | None = None) -> int:

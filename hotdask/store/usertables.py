@@ -166,7 +166,7 @@ def read_user_table(path: str | Path, where: str) -> tuple[pd.DataFrame, dict[st
             with fits.open(path) as file:
                 hdu = _fits_table(file)
                 table = Table.read(hdu)
-            return _from_astropy(table), _units(table)
+            return _from_astropy(table), column_units(path)
         if kind == "votable":
             table = _votable(str(path))
             return _from_astropy(table), _units(table)

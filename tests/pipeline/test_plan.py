@@ -17,6 +17,8 @@ from hotdask.config import SETTINGS, Input, load_settings, make_settings
 from hotdask.errors import HotdaskError, RunError, SettingsError
 from hotdask.pipeline.plan import (
     INPUTS,
+    PLAN,
+    REJECTED,
     batch_path,
     check_inputs,
     check_settings,
@@ -181,6 +183,45 @@ def test_an_override_that_changed_is_refused(files: Path, run_folder: Path) -> N
         check_inputs(run_folder, frame.assign(rv=[1.0, 2.0, 3.0, 4.0]), 2, planned=1)
     with pytest.raises(RunError, match="columns of the input table"):
         check_inputs(run_folder, frame.drop(columns="rv"), 2, planned=1)
+
+
+def test_a_gap_that_is_filled_is_a_change(files: Path, run_folder: Path) -> None:
+    for values, kind in (
+        ([1, None, 3, 4], "Int64"),
+        ([True, None, False, True], "boolean"),
+        (["a", None, "", "b"], "str"),
+    ):
+        frame = entries(files).assign(note=pd.array(values, dtype=kind))
+        check_inputs(run_folder, frame, 2, planned=0)
+        for row, value in ((1, values[0]), (0, None)):
+            changed = frame.copy()
+            changed.loc[row, "note"] = value
+            with pytest.raises(RunError, match=rf"0 went, 1 changed \(e\.g\. .*{row}\.fits: note\)"):
+                check_inputs(run_folder, changed, 2, planned=1)
+
+
+def test_columns_that_share_no_type_are_refused_by_name(files: Path, run_folder: Path) -> None:
+    frame = entries(files)
+    check_inputs(run_folder, frame[:2].assign(note=[2**62 + 1, 7]), 2, planned=0)
+    for note in ([2**62 + 1, 7, "a", "b"], [2**62 + 1, 7, 9.5, 1.5]):
+        changed = frame.assign(note=pd.Series(note, dtype=object))
+        if isinstance(note[2], float):
+            changed = changed.astype({"note": float})
+        with pytest.raises(RunError, match="note"):
+            check_inputs(run_folder, changed, 2, planned=1)
+
+
+def test_a_lost_list_of_inputs_is_made_again(files: Path, run_folder: Path) -> None:
+    frame = entries(files).assign(rv=[1.0, np.nan, 3.0, 4.0])
+    batches = check_inputs(run_folder, frame, 2, planned=0)
+    for table, rows in ((PLAN, slice(0, 3)), (REJECTED, slice(3, 4))):
+        batch_path(run_folder, table, 0).parent.mkdir()
+        frame[["path"]][rows].assign(reason="x").to_parquet(batch_path(run_folder, table, 0))
+    before = batch_path(run_folder, INPUTS, 0).read_bytes()
+    for damage in (lambda path: path.unlink(), lambda path: path.write_bytes(b"half")):
+        damage(batch_path(run_folder, INPUTS, 0))
+        assert check_inputs(run_folder, frame, 2, planned=1) == batches
+        assert batch_path(run_folder, INPUTS, 0).read_bytes() == before
 
 
 def test_a_file_that_is_not_there_is_an_input_too(run_folder: Path) -> None:

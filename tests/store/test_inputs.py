@@ -51,6 +51,25 @@ def test_pattern_of_any_depth_sorted(tree):
     assert len(list_inputs(Input(spectra=f"{tree}/**/**/*.fits"))) == 3
 
 
+def test_several_patterns_are_one_sorted_list(tree):
+    found = list_inputs(Input(spectra=[f"{tree}/x/**/*.fits", f"{tree}/*.fits", f"{tree}/b.*"]))["path"].tolist()
+    assert found == [str(tree / name) for name in ("b.fits", "x/c.fits", "x/y/d.fits")]
+    with pytest.raises(InputError, match=r"none/\*' matches no file"):
+        list_inputs(Input(spectra=[f"{tree}/*.fits", f"{tree}/none/*"]))
+
+
+def test_links_in_circles_end(tree):
+    for name in ("x/loop", "x/y/loop", "x/y/again"):
+        (tree / name).symlink_to(tree / "x")
+    (tree / "elsewhere").symlink_to(tree / "x/y")
+    found = list_inputs(Input(spectra=f"{tree}/**/*.fits"))["path"].tolist()
+    assert found == [str(tree / name) for name in ("b.fits", "x/c.fits", "x/y/d.fits")]
+    # What a pattern names by its link is found by it.
+    assert list_inputs(Input(spectra=f"{tree}/elsewhere/**/*.fits"))["path"].tolist() == [
+        str(tree / "elsewhere" / name) for name in ("again/c.fits", "d.fits")
+    ]
+
+
 def test_relative_patterns_and_limit(tree, monkeypatch):
     monkeypatch.chdir(tree)
     frame = list_inputs(Input(spectra="x/**/*.fits", limit=1))
@@ -141,6 +160,33 @@ def test_overrides_that_are_no_numbers(tree):
     found = list_inputs(Input(table=save(frame.assign(rv=["1.5", None, "2"]), tree / "t.parquet")))["rv"]
     np.testing.assert_array_equal(found, [1.5, np.nan, 2])
     assert found.dtype == np.float64
+
+
+def test_known_columns_are_found_in_any_case_and_unit(tree):
+    table = Table(
+        {"PATH": ["a", "b"], "RV": [1500.0, -9999.0], "RAJ2000": [1.0, 2.0], "Dec": [0.5, -0.5], "Note": [1, 2]}
+    )
+    for name, unit in (("RV", "m/s"), ("RAJ2000", "rad"), ("Dec", "arcsec")):
+        table[name].unit = unit
+    table.write(tree / "t.fits")
+    found = list_inputs(Input(table=str(tree / "t.fits")))
+    assert list(found.columns) == ["path", "rv", "ra", "dec", "Note"]
+    np.testing.assert_allclose(found["rv"], [1.5, np.nan])
+    np.testing.assert_allclose(found["ra"], np.degrees([1.0, 2.0]))
+    np.testing.assert_allclose(found["dec"], [0.5 / 3600, -0.5 / 3600])
+    table["RV"].unit = "kpc"
+    table.write(tree / "t.fits", overwrite=True)
+    refused(tree / "t.fits", "column 'RV': its unit is 'kpc', wanted is km/s")
+    refused(save(pd.DataFrame({"path": ["a"], "rv": [1.0], "RV": [2.0]}), tree / "t.csv"), "columns rv and RV; keep")
+
+
+def test_columns_of_arrays_are_left_out_by_name(tree):
+    table = Table({"path": ["a", "b"], "mags": np.ones((2, 5)), "ok": [1, 2]})
+    table.write(tree / "t.fits")
+    lines = []
+    found = list_inputs(Input(table=str(tree / "t.fits")), echo=lines.append)
+    assert list(found.columns) == ["path", "ok"]
+    assert lines[0].endswith(": mags")
 
 
 @pytest.mark.parametrize("name", ["specid", "obsid", "class", "snr_g", "teff", "chi2ratio", "in_sample", "flags"])
