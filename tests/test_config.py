@@ -194,7 +194,7 @@ def test_toml_round_trip(out, spectra, classes, tolerance, bits, mask, slope):
     assert again.fingerprint() == chosen.fingerprint()
 
 
-@pytest.mark.parametrize("out", ['a "b" \\c\t\n', "\x7f", "\x00\x1f\x85", "Ω 🌟", "# not a comment"])
+@pytest.mark.parametrize("out", ['a "b" \\c\t\n', "\x7f", "\x01\x1f\x85", "Ω 🌟", "# not a comment"])
 def test_toml_round_trip_of_odd_names(out):
     chosen = make_settings({"out": out, "input": {"spectra": out}})
     assert Settings.model_validate(tomllib.loads(dump_settings(chosen))) == chosen
@@ -297,3 +297,24 @@ def test_library_settings_of_the_repository():
     found = load_library_settings(Path(__file__).parents[1] / "deploy" / "local" / "library.toml")
     assert found.engine.kind == "hotdask"
     assert found.sampling.n >= 5000
+
+
+def test_brackets_without_end_are_no_settings(tmp_path):
+    path = write(tmp_path / "deep.toml", "a = " + "[" * 100_000)
+    with pytest.raises(SettingsError, match=r"deep\.toml: .*nested too deep"):
+        load_settings(path)
+
+
+@pytest.mark.parametrize("out", ["s3://bucket/RUN", "a\0b"])
+def test_a_run_lies_in_a_folder(out):
+    with pytest.raises(SettingsError, match="no folder of this machine"):
+        make_settings({"out": out, "input": {"spectra": "a/*.fits"}})
+
+
+def test_several_patterns(tmp_path):
+    settings = make_settings({"out": "RUN", "input": {"spectra": ["a/*.fits", "/b/*.fits"]}}).absolute()
+    assert settings.input.spectra == (str(Path("a/*.fits").absolute()), "/b/*.fits")
+    (tmp_path / "s.toml").write_text(dump_settings(settings))
+    assert load_settings(tmp_path / "s.toml") == settings
+    with pytest.raises(SettingsError, match=r"input\.spectra"):
+        make_settings({"out": "RUN", "input": {"spectra": []}})

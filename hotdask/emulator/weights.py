@@ -67,7 +67,7 @@ def load_emulator(emulator: str | Path | None = None, *, device: str = "cpu") ->
     path = emulator_path(emulator)
     if path.exists() and not path.is_file():
         # A pipe or a device has no end.
-        raise EmulatorError(f"{path}: is no regular file; give the path of an emulator (.safetensors)")
+        raise EmulatorError(f"{path}: is no regular file; give the path of a file (.safetensors)")
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -250,6 +250,18 @@ def test_values_that_are_not_finite_are_refused(emulator, saved, name, value):
     assert f"{name!r} holds 1 values that are not finite" in refusal(saved)
 
 
+def test_an_emulator_of_zeros_is_refused(emulator, saved):
+    header, _ = parts(saved)
+    arrays = {name: np.zeros_like(array) for name, array in emulator.arrays.items()}
+    saved.write_bytes(save(arrays, metadata=header["__metadata__"]))
+    assert "is all zeros" in refusal(saved)
+
+
+def test_a_file_without_an_end_is_refused(tmp_path):
+    (tmp_path / "zero.safetensors").symlink_to("/dev/zero")
+    assert "no regular file" in refusal(tmp_path / "zero.safetensors")
+
+
 def test_a_file_that_fails_to_be_written_leaves_the_old_one(emulator, saved, monkeypatch):
     before = saved.read_bytes()
     monkeypatch.setattr("os.fsync", lambda handle: (_ for _ in ()).throw(OSError("no space left")))

@@ -1,5 +1,6 @@
 """Other catalogs joined to a finished run, and the cut of cool stars they allow, against a plain double loop."""
 
+import os
 import tomllib
 from pathlib import Path
 
@@ -7,12 +8,14 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from astropy.coordinates import angular_separation, offset_by
+from astropy import units as u
+from astropy.coordinates import SkyCoord, angular_separation, offset_by
 
 from hotdask import config
 from hotdask.errors import InputError, SettingsError
 from hotdask.flags import Flag
 from hotdask.pipeline import tables
+from hotdask.pipeline.join import check_tables
 from hotdask.schema import JOINED
 from hotdask.store.catalog import read_catalog
 from hotdask.store.cube import Layout
@@ -174,3 +177,67 @@ def test_settings_of_joins_come_back(sky, finished):
     again = config.make_settings(tomllib.loads(text))
     assert again == settings
     assert again.fingerprint("join") == settings.fingerprint("join") != finished.settings.fingerprint("join")
+
+
+@pytest.fixture
+def odd(finished, sky, tmp_path):
+    """Gaia and distances as people also write them."""
+    gaia = pd.read_parquet(sky / "gaia.parquet")
+    gaia["parallax"] = gaia["parallax"].where(np.arange(len(gaia)) % 3 != 0, -9999.0)
+    place = SkyCoord(gaia["ra"].to_numpy() * u.deg, gaia["dec"].to_numpy() * u.deg)
+    hours = place.ra.to_string(unit="hourangle", sep=":", precision=6), place.dec.to_string(sep=":", precision=6)
+    sexagesimal = gaia.assign(RA=hours[0], DEC=hours[1]).drop(columns=["ra", "dec"])
+    sexagesimal.to_csv(tmp_path / "sexagesimal.csv", index=False, sep="|")
+    gaia.assign(ra=gaia["ra"].map(lambda v: f"{v}".replace(".", ","))).to_csv(tmp_path / "comma.csv", sep=";")
+    distances = pd.read_csv(sky / "distances.csv")
+    distances.assign(source_id=distances["source_id"].map("Gaia DR3 {}".format)).to_csv(tmp_path / "prefix.csv")
+    distances.astype({"source_id": float}).to_csv(tmp_path / "float.csv")
+    return tmp_path
+
+
+@pytest.mark.parametrize("distances", ["prefix.csv", "float.csv"])
+def test_joins_understand_other_forms_and_say_how_many_matched(finished, odd, client, tmp_path, joined, distances):
+    settings = finished.copy(tmp_path / "RUN")
+    join = config.Join(gaia={"table": str(odd / "sexagesimal.csv")}, distances={"table": str(odd / distances)})
+    lines = []
+    with client.as_current():
+        tables.join_tables(settings.out, [range(8)], Layout(32, (240,)), join, (), echo=lines.append)
+    found = pd.read_parquet(tmp_path / "RUN" / "joined.parquet")
+    plain = joined[0].set_index("specid").loc[_specids(settings.out)].reset_index()
+    assert found["gaia_id"].tolist() == plain["gaia_id"].tolist()
+    matched = int((plain["gaia_id"] >= 0).sum())
+    assert lines[0] == f"gaia: {matched} of 240 matched"
+    if distances == "prefix.csv":
+        np.testing.assert_array_equal(found["r_geo"], plain["r_geo"])
+        assert lines[1:] == [f"distances: {plain['r_geo'].notna().sum()} of 240 matched"]
+    else:
+        # 19 digits do not survive a float: no id is better than a wrong one.
+        assert found["r_geo"].isna().all()
+        assert lines[1] == "distances: 0 of 240 matched"
+        assert "WARNING" in lines[2]
+        assert "source_id" in lines[2]
+    # -9999 is no parallax.
+    assert found["parallax"].min() > -1
+    assert found["parallax"].notna().sum() < matched
+
+
+def _specids(run):
+    return np.concatenate([pq.read_table(p, columns=["specid"])["specid"] for p in list_parts(Path(run, "spectra"))])
+
+
+def test_tables_are_opened_before_a_run_begins(finished, odd, sky):
+    def refused(match, **join):
+        with pytest.raises(InputError, match=match):
+            check_tables(config.Join(**join), ())
+
+    check_tables(_join(sky), ())
+    check_tables(config.Join(gaia={"table": str(odd / "sexagesimal.csv")}), ())
+    refused(
+        r"comma\.csv', column 'ra': \d+ value\(s\) are not numbers .*decimals with a point",
+        gaia={"table": str(odd / "comma.csv")},
+    )
+    refused("does not exist", gaia={"table": str(sky / "nothing.csv")})
+    refused("not a local path", gaia={"table": "https://a.org/gaia.csv"})
+    refused("lacks the columns teff", independent={"table": str(sky / "fid.parquet"), "key": "source_id"})
+    os.mkfifo(odd / "pipe.csv")
+    refused("no regular file", gaia={"table": str(odd / "pipe.csv")})

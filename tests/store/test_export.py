@@ -123,3 +123,53 @@ def test_what_a_run_lacks_is_empty(tmp_path):
     assert np.isnan(np.ma.filled(read["parallax"], np.nan)).all()
     with pytest.raises(InputError, match="unknown ending"):
         export_catalog(tmp_path, tmp_path / "paper.txt")
+
+
+@pytest.mark.parametrize("ending", [".fits", ".vot"])
+def test_carried_columns_of_any_type_and_name(run, tmp_path, ending):
+    _, frame = run
+    numbers = {
+        "int8": [-1, None, 3],
+        "uint8": [1, None, 255],
+        "uint16": [1, None, 65535],
+        "uint32": [1, None, 2**32 - 1],
+    }
+    carried = {name: pa.array(v, getattr(pa, name)()) for name, v in numbers.items()}
+    carried |= {
+        "yes": pa.array([True, None, False]),
+        "big": pa.array([1, None, 2**64 - 1], pa.uint64()),
+        "nom_é": pa.array(["é", None, "x"]),
+        "Teff": pa.array([1.5, None, 2.0]),
+        "2 words/m": pa.array([1, 2, 3]),
+        "minus": pa.array([-1, None, 7]),
+        "nothing": pa.nulls(3, pa.large_string()),
+    }
+    table = to_table(frame[:3], CATALOG)
+    for name, values in carried.items():
+        table = table.append_column(name, values)
+    publish_catalog(tmp_path / "run", [table], {"a": 1})
+    assert export_catalog(tmp_path / "run", tmp_path / f"all{ending}") == 3
+    with warnings.catch_warnings(action="ignore"):
+        read = Table.read(tmp_path / f"all{ending}")
+    lower = [name.lower() for name in read.colnames]
+    assert len(set(lower)) == len(lower)
+    assert all(name.isascii() and name.isidentifier() for name in read.colnames) or ending == ".vot"
+    back = dict(zip(carried, read.colnames[len(CATALOG) :], strict=True))
+    for name, values in carried.items():
+        found = [None if v is np.ma.masked or v in ("", b"") else v for v in read[back[name]].tolist()]
+        wanted = [None if v is None else v for v in values.to_pylist()]
+        if name == "big":
+            wanted = [None if v is None else str(v) for v in wanted]
+        elif name == "Teff":
+            found = [None if v is None or np.isnan(v) else v for v in found]
+        assert [v.decode() if isinstance(v, bytes) else v for v in found] == wanted, name
+
+
+def test_csv_neutralizes_names_and_categories(run, tmp_path):
+    _, frame = run
+    table = to_table(frame[:3], CATALOG)
+    table = table.append_column("=HYPERLINK(1)", pa.array(["=1", "a", "@b"]).dictionary_encode())
+    publish_catalog(tmp_path / "run", [table], {"a": 1})
+    export_catalog(tmp_path / "run", tmp_path / "all.csv")
+    read = pd.read_csv(tmp_path / "all.csv")
+    assert read["'=HYPERLINK(1)"].tolist() == ["'=1", "a", "'@b"]
