@@ -1,7 +1,6 @@
 """The list of candidates: spectra of pipeline class O, B or A, and those at the place of a known hot star."""
 
 import os
-import re
 import string
 from collections.abc import Callable
 
@@ -15,6 +14,7 @@ from hotdask.errors import InputError
 from hotdask.pipeline.cluster import open_client
 from hotdask.pipeline.neighbors import match_nearest, need_columns, numbers, read_sky
 from hotdask.schema import SOURCES
+from hotdask.store.classes import are_selected
 from hotdask.store.inputs import RESERVED
 from hotdask.store.skytables import Piece, column_names, list_pieces, plain_types, read_pieces, write_sky_table
 
@@ -138,11 +138,7 @@ def read_survey(pieces: tuple[Piece, ...], *, survey: config.SurveyTable, carrie
     """``ra``, ``dec`` [deg], ``source_class``, and carried columns (as ``_NAME``) of pieces of the survey's table."""
     frame = read_pieces(pieces, [survey.ra, survey.dec, *survey.class_columns, *carried])
     out = pd.DataFrame({"ra": numbers(frame[survey.ra]), "dec": numbers(frame[survey.dec])})
-    # A5V and OB are types of stars; AGN, Binary and BROADLINE only begin like one.
-    begins = rf"\s*(?:{'|'.join(map(re.escape, survey.classes))})(?![A-Za-z]{{2}})"
-    out["source_class"] = False
-    for name in survey.class_columns:
-        out["source_class"] |= frame[name].astype("str").str.match(begins).to_numpy(bool)
+    out["source_class"] = are_selected(frame, survey.class_columns, survey.classes).to_numpy(bool)
     return out.assign(**{f"_{name}": frame[name] for name in carried})
 
 
