@@ -3,6 +3,7 @@
 Headers are looked at before astropy sees them: it makes lists as long as they say, and reads on until one ends.
 """
 
+import errno
 import math
 import os
 import re
@@ -197,7 +198,8 @@ def open_fits(path: str) -> Iterator[Iterator[fits.hdu.base.ExtensionHDU]]:
         raise SpectrumError("not_found", "no such file; check the path") from error
     # astropy raises whatever numpy does on garbage; all of it is this file's fault.
     except Exception as error:
-        if isinstance(error, OSError) and error.errno:
+        # To seek where no file can reach is an invalid argument.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             why = f"cannot be read ({error.strerror}); check the path and its permissions"
             raise SpectrumError("unreadable", why) from error
         text = " ".join(f"{type(error).__name__}: {error}".split())[:_SHOWN]
