@@ -63,14 +63,14 @@ def are_selected(frame: pd.DataFrame, columns: Sequence[str], classes: Sequence[
     pandas.Series
         bool, with the table's index.
     """
-    texts = {name: frame[name].astype("str") for name in columns}
+    texts = {name: frame[name].astype("str").fillna("") for name in columns}
     begins = class_pattern(classes)
     star = pd.Series(True, index=frame.index)
     for name, text in texts.items():
         if name.lower() == "class":
-            star &= text.str.fullmatch(_OF_STARS).fillna(True).astype(bool)
+            star &= text.str.fullmatch(_OF_STARS).astype(bool)
     found = pd.Series(False, index=frame.index)
     for name, text in texts.items():
-        one = text.str.match(begins).fillna(False).astype(bool)
+        one = text.str.match(begins).astype(bool)
         found |= one if name.lower() == "class" else one & star
     return found

@@ -126,6 +126,7 @@ class _Gzip(igzip.IGzipFile):
 
     _at = 0
     _kept = (0, b"")
+    furthest = 0
     limit = 0
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -148,6 +149,7 @@ class _Gzip(igzip.IGzipFile):
             rest = super().read(size - len(data))
             self._at += len(rest)
             data += rest
+        self.furthest = max(self.furthest, self._at)
         if self._at > self.limit:
             raise SpectrumError("too_large", f"inflates to over {self.limit} bytes; take it off the inputs")
         return data
@@ -190,6 +192,7 @@ def open_fits(path: str) -> Iterator[Iterator[fits.hdu.base.ExtensionHDU]]:
             if start != b"SIMPLE":
                 raise SpectrumError("not_fits", f"starts with {start!r}, not with SIMPLE; is it another kind of file?")
             first = _look(stream, 0)
+            stream.seek(0)
             with fits.open(stream, memmap=False, lazy_load_hdus=True) as hdus:
                 yield _walk(hdus, stream, first, size)
     except (SpectrumError, MemoryError):
@@ -207,18 +210,24 @@ def open_fits(path: str) -> Iterator[Iterator[fits.hdu.base.ExtensionHDU]]:
         raise SpectrumError(reason, f"astropy cannot read it ({text}); fetch it again") from error
 
 
-def _look(stream, at: int) -> int:
+def _look(stream, at: int, before: str = "") -> int:
     """Bytes of the header at a place, if its sizes are possible; 0 at the end of the file."""
+    gzipped = isinstance(stream, _Gzip)
+    if gzipped and stream.furthest < at:
+        stream.seek(at - 1)
+        if not stream.read(1):
+            raise SpectrumError("truncated", f"the file ends within HDU '{before}'; fetch it again")
     stream.seek(at)
-    if not (start := stream.read(_BLOCK)):
+    start = stream.read(_BLOCK)
+    if not start:
         return 0
     if at and not start.startswith(b"XTENSION"):
         raise SpectrumError("damaged", f"what begins at byte {at} is no header; fetch it again")
-    stream.seek(at)
-    header = read_header(stream.read)
-    if isinstance(stream, _Gzip):
+    # There is no way back in gzip.
+    read = [start]
+    header = read_header(lambda size: read.pop() if read else stream.read(size))
+    if gzipped:
         stream.keep(at, header)
-    stream.seek(at)
     sizes = check_sizes(header, _MAX_FILE)
     tile = math.prod(value for key, value in sizes.items() if key.startswith(b"ZTILE"))
     if tile > _MAX_TILE:
@@ -246,7 +255,7 @@ def _walk(hdus: fits.HDUList, stream, looked_at: int, size: int) -> Iterator[fit
         number += 1
         if number == _MAX_HDUS:
             raise SpectrumError("damaged", f"has over {_MAX_HDUS} HDUs; fetch it again")
-        found = _look(stream, end)
+        found = _look(stream, end, hdu.name)
         total = looked_at + found
         if total > _MAX_ALL_HEADERS:
             raise SpectrumError("damaged", f"its headers have over {_MAX_ALL_HEADERS} bytes; fetch it again")

@@ -616,8 +616,8 @@ def _identity(cards: Mapping[str, object], name: str) -> tuple[int, str, int, in
     if planid and not _PLANID.fullmatch(planid):
         raise SpectrumError(
             "no_identity",
-            f"PLANID {planid[:_SHOWN]!r} has {len(planid)} characters and names files; up to {_MAX_PLANID} are possible, "
-            "printable ASCII without '/'; correct the header",
+            f"PLANID {planid[:_SHOWN]!r} of {len(planid)} characters cannot be in the name of a file, that takes "
+            f"{_MAX_PLANID}, printable ASCII without '/'; correct the header",
         )
     parts = (
         _integer(cards.get("LMJD"), 1, 99999, default=named[0]),

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hotdask import schema
 from hotdask.errors import InputError, SpectrumError
 from hotdask.labels import LSF_NAMES
+from hotdask.report.spectrum import page_name
 from hotdask.store import lamost
 from hotdask.store.lamost import OVERRIDES, REASONS, read_spectra, read_spectrum
 from hotdask.store.lamost_writer import write_lamost
@@ -580,6 +581,59 @@ def test_classes(tmp_path):
     _, rejects = read_spectra(pd.DataFrame({"path": [str(path)]}), classes=("B", "O"))
     assert rejects["reason"].tolist() == ["class_not_selected"]
     assert "'A1V'" in rejects["detail"][0]
+
+
+def test_classes_of_stars_are_told_from_names_that_begin_like_them(tmp_path):
+    for kind, subclass, wanted in (
+        ("GALAXY", "A", "A"),
+        ("STAR", "Binary", "B"),
+        ("QSO", "", "Q"),
+        ("STAR", "A1V", "AGN"),
+    ):
+        assert reason(edit(write(tmp_path), CLASS=kind, SUBCLASS=subclass), classes=(wanted,)) == "class_not_selected"
+    for kind, subclass, wanted in (
+        ("Unknown", "B6", "B"),
+        ("STAR", "sdB1", "sdB"),
+        ("STAR", "WD", "WD"),
+        ("QSO", "x", "QSO"),
+    ):
+        path = edit(write(tmp_path), CLASS=kind, SUBCLASS=subclass)
+        assert read_spectrum(path, classes=(wanted,)).meta["subclass"] == subclass
+
+
+@pytest.mark.parametrize("planid", ["F" * 65, "a/b", "../F5902"])
+def test_a_planid_that_could_name_no_file_is_none(tmp_path, planid):
+    with pytest.raises(SpectrumError, match=f"PLANID.*{len(planid)} characters.*correct the header") as caught:
+        read_spectrum(edit(write(tmp_path), PLANID=(planid, "")))
+    assert caught.value.reason == "no_identity"
+    assert len(caught.value.detail) < 300
+
+
+@pytest.mark.parametrize("planid", ["F" * 64, "EG012606S021203_F_2", "HD1+2.3-N:4", "%" * 64])
+def test_a_planid_that_is_read_names_a_page_of_the_report(tmp_path, planid):
+    specid = read_spectrum(edit(write(tmp_path), PLANID=(planid, ""))).meta["specid"]
+    (tmp_path / page_name(specid)).write_bytes(b"")
+    (tmp_path / f".{page_name(specid)}.partial").write_bytes(b"")
+
+
+def test_medium_resolution_is_named(tmp_path):
+    def table(name):
+        made = [fits.Column(key, "9E", array=np.ones((1, 9))) for key in ("FLUX", "IVAR", "WAVELENGTH", "PIXMASK")]
+        return fits.BinTableHDU.from_columns(made, name=name)
+
+    for first, name in (
+        ("COADD_B", "x.fits"),
+        ("R-84000012", "x.fits"),
+        ("OTHER", "med-58149-NGC216801_sp09-033.fits"),
+    ):
+        path = tmp_path / name
+        fits.HDUList([fits.PrimaryHDU(), table(first), table("COADD_R")]).writeto(path, overwrite=True)
+        with pytest.raises(SpectrumError, match="medium resolution") as caught:
+            read_spectrum(path)
+        assert caught.value.reason == "unknown_layout"
+    # One that is called so and is not.
+    good = write(tmp_path, name="med-58149-NGC216801_sp09-033.fits")
+    assert read_spectrum(good).meta["n_good"] > 0
 
 
 # Every reason
