@@ -55,9 +55,9 @@ REASONS: dict[str, str] = {
     "not_heliocentric": "The header says that the wavelengths are not heliocentric.",
     "off_grid": "The pixels lie more than 0.05 pixel off the survey's grid, or wholly outside it.",
     "no_position": "Right ascension or declination is missing or impossible.",
-    "no_velocity": "The pipeline measured no redshift, so the rest frame is unknown.",
+    "no_velocity": "The pipeline measured no redshift, or doubts it, so the rest frame is unknown.",
     "no_good_pixels": "Not one pixel has a flux and a positive inverse variance.",
-    "no_identity": "Date, plate, spectrograph or fiber is in neither the header nor the file name.",
+    "no_identity": "Date, plate, spectrograph or fiber is in neither header nor file name, or could name no file.",
     "bad_override": "A value that the input table gives for this spectrum is impossible.",
     "class_not_selected": "The pipeline class and subclass are not among those the settings ask for.",
     "duplicate": "The same spectrum was already read from another file.",
@@ -296,7 +296,8 @@ class _Together:
             try:
                 self._loaded[file] = read_coadd(file, self._targets[file])
             except SpectrumError as error:
-                self._loaded[file] = error
+                medium = _is_called_medium(file, error)
+                self._loaded[file] = SpectrumError("unknown_layout", _MEDIUM) if medium else error
         found = self._loaded[file]
         found = found[target] if isinstance(found, dict) else found
         if isinstance(found, SpectrumError):
@@ -316,9 +317,14 @@ def _load(path: str) -> _File:
     try:
         return _File(path, *(_read_strictly(raw) or _read_with_astropy(raw)))
     except SpectrumError as error:
-        if error.reason in ("unknown_layout", "bad_shape") and _MEDIUM_NAME.match(os.path.basename(path)):
+        if _is_called_medium(path, error):
             raise SpectrumError("unknown_layout", _MEDIUM) from error
         raise
+
+
+def _is_called_medium(path: str, error: SpectrumError) -> bool:
+    """Whether a file of no known layout has a name of medium resolution."""
+    return error.reason in ("unknown_layout", "bad_shape") and bool(_MEDIUM_NAME.match(os.path.basename(path)))
 
 
 def _check_listed(path: str) -> None:

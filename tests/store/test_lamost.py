@@ -631,6 +631,8 @@ def test_medium_resolution_is_named(tmp_path):
         with pytest.raises(SpectrumError, match="medium resolution") as caught:
             read_spectrum(path)
         assert caught.value.reason == "unknown_layout"
+    with pytest.raises(SpectrumError, match="medium resolution"):
+        read_spectrum(f"{path}#5")
     # One that is called so and is not.
     good = write(tmp_path, name="med-58149-NGC216801_sp09-033.fits")
     assert read_spectrum(good).meta["n_good"] > 0
