@@ -94,6 +94,7 @@ _NO_NUMBERS = (bool, np.bool_, complex, np.complexfloating)
 _MAX_PLANID = 64
 _PLANID = re.compile(rf"[ -.0-~]{{1,{_MAX_PLANID}}}")
 _SHOWN = 40
+_MAX_DETAIL = 500
 # PLANID may contain underscores and hyphens: the greedy middle parses the name from the right.
 _NAME = re.compile(r"spec-([0-9]{5})-(.+)_sp([0-9]{2})-([0-9]{3})\.fits(?:\.gz)?", re.DOTALL)
 
@@ -163,7 +164,8 @@ def read_spectrum(
         Values of `OVERRIDES` to use instead of the file's; None and NaN are ignored. With ``rv`` but no ``rv_err``
         the error is unknown (NaN), since the header's belongs to the header's velocity.
     classes : tuple of str
-        If given, pipeline class or subclass must start with one of these.
+        If given, the pipeline's class, or the subclass of a star, must be one of these
+        (`hotdask.store.classes.is_selected`).
 
     Returns
     -------
@@ -265,7 +267,9 @@ def _reject(path: str, file: _File | None, error: SpectrumError) -> dict:
         specid = specid_of(*_identity(file.cards if file else {}, name))
     except SpectrumError:
         specid = ""
-    return {"path": path, "fitsname": name, "specid": specid, "reason": error.reason, "detail": error.detail}
+    # A detail may quote a header's text, which may be as long as the header.
+    detail = error.detail if len(error.detail) <= _MAX_DETAIL else f"{error.detail[:_MAX_DETAIL]}…"
+    return {"path": path, "fitsname": name, "specid": specid, "reason": error.reason, "detail": detail}
 
 
 # From a path to cards and rows

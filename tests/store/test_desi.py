@@ -791,37 +791,65 @@ def test_what_fuzzing_found_has_a_reason_within_a_second(coadds, fuzzed, tmp_pat
 
 
 @pytest.fixture(scope="module")
-def raw(coadds, tmp_path_factory) -> bytes:
-    """A small coadd: short cameras."""
+def pair(coadds, tmp_path_factory) -> tuple[Path, Path]:
+    """A small coadd, short cameras, one mask of it compressed, and its redshifts."""
     arms = coadds.make_arms(2)
     for arrays in arms.values():
         for part, values in arrays.items():
             arrays[part] = values[..., :200].copy()
-    return coadds.write_coadd(tmp_path_factory.mktemp("raw") / NAME, TARGETS[:2], arms).read_bytes()
+    coadd = coadds.write_coadd(tmp_path_factory.mktemp("raw") / NAME, TARGETS[:2], arms)
+    with fits.open(coadd) as hdus:
+        hdus["B_MASK"] = fits.CompImageHDU(hdus["B_MASK"].data.astype(np.int32), name="B_MASK")
+        hdus.writeto(coadd, overwrite=True)
+    return coadd, coadds.write_redrock(coadd, TARGETS[:2])
 
 
-@settings(max_examples=40, deadline=None)
-@given(data=st.data())
-def test_damaged_files_raise_nothing_else(raw, tmp_path_factory, data):
+VALUES = (b"-1", b"0", b"3", b"999", b"65536", b"4294967296", b"99999999999", b"'x'", b"T", b"1.5", b"1E400", b"'0K'")
+VALUES += (b"'1PK(9)'", b"'9999999K'", b"'8X'", b"'M'", b"'(2,2)'", b"''", b"'IMAGE'", b"'FIBERMAP'", b"'REDSHIFTS'")
+
+
+def spoiled(raw: bytes, data) -> bytes:
     """Cut anywhere, or with any card of any header overwritten, or any bytes."""
-    path = tmp_path_factory.getbasetemp() / "coadd-damaged-0.fits"
     how = data.draw(st.sampled_from(["cut", "card", "bytes"]))
     if how == "cut":
-        spoiled = raw[: data.draw(st.integers(0, len(raw) - 1))]
-    elif how == "card":
+        return raw[: data.draw(st.integers(0, len(raw) - 1))]
+    if how == "card":
         headers = [i for i in range(0, len(raw), 2880) if raw[i : i + 8].strip() in (b"SIMPLE", b"XTENSION")]
         at = data.draw(st.sampled_from(headers)) + 80 * data.draw(st.integers(0, 30))
-        value = data.draw(st.sampled_from([b"-1", b"99999999999", b"'x'", b"T", b"1.5", b"3"])).rjust(20)
-        spoiled = raw[:at] + raw[at : at + 10] + value + raw[at + 30 :]
-    else:
-        at = data.draw(st.integers(0, len(raw) - 50))
-        spoiled = raw[:at] + data.draw(st.binary(min_size=50, max_size=50)) + raw[at + 50 :]
-    path.write_bytes(spoiled)
-    listed = list_inputs(config.Input(spectra=str(path)))
-    assert len(listed) >= 1
-    for address in (listed["path"][0], f"{path}#{TARGETS[0]}"):
-        with contextlib.suppress(SpectrumError):
-            assert read_spectrum(address, {"rv": 1.0}).meta["n_good"] > 0
+        return raw[: at + 10] + data.draw(st.sampled_from(VALUES)).rjust(20) + raw[at + 30 :]
+    at = data.draw(st.integers(0, len(raw) - 50))
+    return raw[:at] + data.draw(st.binary(min_size=50, max_size=50)) + raw[at + 50 :]
+
+
+def check_spoiled(pair, data) -> None:
+    good = [path.read_bytes() for path in pair]
+    number = data.draw(st.integers(0, 1))
+    try:
+        pair[number].write_bytes(spoiled(good[number], data))
+        start = time.process_time()
+        listed = list_inputs(config.Input(spectra=str(pair[0])))
+        assert len(listed) >= 1
+        for address in (listed["path"][0], f"{pair[0]}#{TARGETS[0]}"):
+            for given_ in ({}, {"rv": 1.0}):
+                with contextlib.suppress(SpectrumError):
+                    assert read_spectrum(address, given_).meta["n_good"] > 0
+        assert time.process_time() - start < 4
+    finally:
+        for path, raw in zip(pair, good, strict=True):
+            path.write_bytes(raw)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_damaged_files_raise_nothing_else_and_take_no_time(pair, data):
+    check_spoiled(pair, data)
+
+
+@pytest.mark.long
+@settings(max_examples=4000, deadline=None)
+@given(data=st.data())
+def test_damaged_files_raise_nothing_else_and_take_no_time_long(pair, data):
+    check_spoiled(pair, data)
 
 
 # Labels

@@ -609,6 +609,13 @@ def test_a_planid_that_could_name_no_file_is_none(tmp_path, planid):
     assert len(caught.value.detail) < 300
 
 
+def test_a_reject_quotes_no_more_than_a_line_of_a_header(tmp_path):
+    path = edit(write(tmp_path), SUBCLASS="A" * 5000)
+    _, rejects = read_spectra(pd.DataFrame({"path": [str(path)]}), classes=("B",))
+    assert rejects["reason"].tolist() == ["class_not_selected"]
+    assert 400 < len(rejects["detail"][0]) < 600
+
+
 @pytest.mark.parametrize("planid", ["F" * 64, "EG012606S021203_F_2", "HD1+2.3-N:4", "%" * 64])
 def test_a_planid_that_is_read_names_a_page_of_the_report(tmp_path, planid):
     specid = read_spectrum(edit(write(tmp_path), PLANID=(planid, ""))).meta["specid"]
