@@ -40,7 +40,7 @@ class Input(_Section):
         None, description="table (.csv, .parquet, .fits, VOTable, …) with a column path and optional overrides"
     )
     limit: int | None = Field(None, gt=0, description="take only the first N files")
-    classes: tuple[str, ...] = Field((), description="keep only pipeline classes or subclasses that start with these")
+    classes: tuple[str, ...] = Field((), description="keep only these pipeline classes, or types of stars, e.g. O, B, A")
     max_reject_share: float = Field(0.5, ge=0, le=1, description="stop when more than this share is rejected")
 
     @field_validator("spectra", mode="before")
