@@ -37,5 +37,9 @@ class DiskFullError(RunError):
     """A file could not be written because its file system is full."""
 
 
+class WorkerError(RunError):
+    """A worker cannot do a task that another may be able to do: it has other code, or does not see the inputs."""
+
+
 class SynthesisError(HotdaskError):
     """One synthesis failed; a library records the reason and goes on."""

@@ -21,6 +21,8 @@ GPU = "GPU"
 """Resource of a worker, as Dask's own tools for GPUs call it."""
 _NO_WORKERS = 120
 """Seconds a scheduler may be without workers when a run begins."""
+_SILENT = 30.0
+"""Seconds without a sign of life that a worker under load may take."""
 
 
 def available_cores() -> int:
@@ -60,7 +62,9 @@ def open_client(settings: config.Cluster, echo: Callable[[str], None] = print) -
     logging.getLogger("distributed.shuffle").setLevel(logging.ERROR)
     logging.getLogger("distributed.batched").setLevel(logging.WARNING)
     tls = {} if settings.certificates is None else tls_settings(settings.certificates)
-    with dask.config.set({**DASK, **tls}):
+    # Of a scheduler that this process starts: where no task of `tasks` is, Dask itself replaces what is silent.
+    silent = {"distributed.scheduler.worker-ttl": f"{max(settings.patience, _SILENT):g}s"}
+    with dask.config.set({**DASK, **tls, **silent}):
         if settings.scheduler is not None:
             opened = _connect(settings, echo)
         elif settings.start is not None:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import pandas as pd
 import pyarrow.parquet as pq
-from distributed import Client
+from distributed import CancelledError, Client
 
 from hotdask import config
 from hotdask.errors import RunError, SettingsError
@@ -242,11 +242,14 @@ def _catalog(state: State, client: Client) -> None:
 def _report(state: State, client: Client) -> None:
     folder = str(state.folder)
     key = f"report-{uuid.uuid4().hex[:8]}"
-    page = client.submit(write_report, folder, state.settings, state.emulator, state.summary, key=key, pure=False)
-    with watched(client, state.settings.cluster.patience):
+    with watched(client, state.settings.cluster.patience) as workers:
+        page = client.submit(
+            write_report, folder, state.settings, state.emulator, state.summary, key=key, pure=False, workers=workers
+        )
         error = page.exception()
         if page.cancelled():
-            raise error
+            # What a lost scheduler leaves has no error of its own.
+            raise error or CancelledError(key)
     if error is not None:
         raise RunError(f"the report failed ({type(error).__name__}: {error}); the catalog is complete") from error
     state.echo(f"report: {state.folder / REPORT}")
