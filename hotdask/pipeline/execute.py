@@ -13,11 +13,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 from distributed import CancelledError, Client
 
-from hotdask import config
+from hotdask import __version__, config
 from hotdask.errors import RunError, SettingsError
 from hotdask.pipeline import maps, tables
 from hotdask.pipeline.cluster import GPU, open_client
 from hotdask.pipeline.estimate import measure, refuse_on
+from hotdask.pipeline.identity import code_identity
 from hotdask.pipeline.ingest import ingest
 from hotdask.pipeline.pages import write_report
 from hotdask.pipeline.plan import INPUTS, PLAN, batch_path, check_inputs, check_settings
@@ -122,6 +123,7 @@ def _go_on(
     if not new:
         claim(folder, settings.store)
     _check_emulator(folder, identity)
+    _check_version(folder)
     batches = check_inputs(folder, entries, settings.cube.partition_size, planned=_count_planned(folder))
     if len(batches) > 1:
         echo(f"{folder}: {len(batches)} batches of files, the last of {batches[-1].files}")
@@ -130,6 +132,8 @@ def _go_on(
     if not left:
         echo(f"{folder}: nothing to do, {until} is complete")
         return state.summary
+    if "fit" in left:
+        _check_code(folder)
     here = client is None and settings.cluster.is_local
     began = time.monotonic()
     with ExitStack() as stack:
@@ -197,6 +201,30 @@ def _check_emulator(folder: Path, identity: str) -> None:
             f"{folder} was fitted with emulator {before}, now it is {identity}; give the old files in [fit], or "
             "another --out for the new ones"
         )
+
+
+def _check_version(folder: Path) -> None:
+    """See that nothing was fitted by another version: one catalog holds labels of one."""
+    made = sorted({code for code in _fitted_by(folder) if code.partition("+")[0] != __version__})
+    if made:
+        raise SettingsError(
+            f"{folder} was fitted by hotdask {made[0]}, this is {__version__}; use that version, give another --out, "
+            f"or remove {folder / 'receipts'} to have all made again"
+        )
+
+
+def _check_code(folder: Path) -> None:
+    """See that the fits that are left would be made by the code that made the others."""
+    made = sorted(_fitted_by(folder) - {code_identity()})
+    if made:
+        raise SettingsError(
+            f"{folder} was fitted by hotdask {made[0]} and has fits left to make, this is {code_identity()}; use that "
+            f"code, give another --out, or remove {folder / 'receipts/fit'} to have all fits made again"
+        )
+
+
+def _fitted_by(folder: Path) -> set[str]:
+    return {receipt.extra["code"] for receipt in list_receipts(folder, "fit").values() if "code" in receipt.extra}
 
 
 def _count_planned(folder: Path) -> int:

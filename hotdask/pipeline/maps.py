@@ -16,6 +16,7 @@ from hotdask import config
 from hotdask.emulator import Emulator, load_emulator
 from hotdask.errors import RunError
 from hotdask.labels import LSF_NAMES
+from hotdask.pipeline.identity import code_identity
 from hotdask.pipeline.plan import INPUTS, PLAN, list_batches, read_group
 from hotdask.schema import CUBE as CUBE_VARIABLES
 from hotdask.schema import fits_columns
@@ -47,7 +48,8 @@ def _finish(run: str, step: str, partition: int, mark: str, rows: int, paths: li
     with kernel("hash"):
         files = hash_files(run, paths)
     kernels = spent.so_far()
-    extra = {"seconds": round(sum(wall for _, _, wall in kernels), 3), "kernels": kernels}
+    seconds = round(sum(wall for _, _, wall in kernels), 3)
+    extra = {"seconds": seconds, "kernels": kernels, "code": code_identity()}
     receipt = Receipt(step=step, partition=partition, fingerprint=mark, rows=rows, files=files, extra=extra)
     write_receipt(run, receipt)
     return receipt

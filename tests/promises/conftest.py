@@ -120,6 +120,10 @@ class Cluster:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
 
+    def kill_for_good(self) -> None:
+        """Kill the worker and its nanny."""
+        kill_family(self.worker)
+
 
 @contextmanager
 def _cluster(folder: Path) -> Iterator[Cluster]:
