@@ -81,7 +81,7 @@ def run_tasks(
         How long to wait while no worker could take a task, or the scheduler does not answer [s].
     again : callable, optional
         Told the partition and the error of a task that a worker refuses; returns the task that any worker can do
-        instead, or None if it is the worker that cannot.
+        instead, or None if it is the worker that cannot; raises what the task fails with if nobody can.
 
     Raises
     ------
@@ -377,11 +377,14 @@ class _Flight:
         # Only told to the scheduler, not waited for.
         self.cluster.client.cancel([future])
 
-    def _go_elsewhere(self, trip: _Trip, failure: _Failure) -> RunError | None:
+    def _go_elsewhere(self, trip: _Trip, failure: _Failure) -> HotdaskError | None:
         """Give a task that a worker refused to others, or change it; the error to end with if there are no others."""
         if self._ending is not None:
             return None
-        changed = None if self.again is None else self.again(trip.partition, failure.error)
+        try:
+            changed = None if self.again is None else self.again(trip.partition, failure.error)
+        except HotdaskError as error:
+            return error
         if changed is not None:
             self.tasks[trip.partition] = changed
         else:

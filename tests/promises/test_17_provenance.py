@@ -3,14 +3,12 @@
 import hashlib
 import importlib.metadata
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 import tomllib
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
@@ -73,13 +71,6 @@ def other_version(tmp_path: Path) -> Path:
     return folder
 
 
-def _start_worker(address: str, package: Path, folder: Path) -> subprocess.Popen:
-    where = {"env": {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(package)}, "cwd": folder}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    options = ["--host", "127.0.0.1", "--no-dashboard", "--nthreads", "1", "--no-nanny"]
-    return subprocess.Popen([sys.executable, "-m", "dask", "worker", address, *options], **where, **quiet)
-
-
 def test_a_worker_of_another_version_gets_nothing_accepted(
     survey,
     settings_for: Callable,
@@ -91,24 +82,19 @@ def test_a_worker_of_another_version_gets_nothing_accepted(
     settings = settings_for(tmp_path / "RUN", spectra=f"{survey.folder}/dr1/**/*.fits*", cube__partition_size=16)
     with cluster(tmp_path) as made, Client(made.address, set_as_default=False) as client:
         client.wait_for_workers(1, timeout=120)
-        worker = _start_worker(made.address, other_version, tmp_path)
-        try:
+        with made.another(tmp_path, other_version):
             client.wait_for_workers(2, timeout=120)
             run(settings, client=client, until="catalog", echo=lambda line: None)
             error = capsys.readouterr().err
-            receipts = [
-                r for step in ("stage", "ingest", "fit") for r in list_receipts(tmp_path / "RUN", step).values()
-            ]
+            steps = (list_receipts(tmp_path / "RUN", step) for step in ("stage", "ingest", "fit"))
+            receipts = [receipt for found in steps for receipt in found.values()]
             assert len(receipts) >= 6
             assert {receipt.extra["code"] for receipt in receipts} == {code_identity()}
             # All that is left is of the other version.
             made.kill_for_good()
-            again = settings_for(tmp_path / "AGAIN", spectra=f"{survey.good[0].parent}/*")
+            again = settings_for(tmp_path / "AGAIN", spectra=f"{survey.folder}/dr1/**/*.fits*")
             with pytest.raises(RunError, match=r"no worker is left that could do it[^$]*runs hotdask 99\.0\+"):
                 run(again, client=client, until="ingest", echo=lambda line: None)
-        finally:
-            worker.kill()
-            worker.wait()
     for step in ("read", "ingest", "fit"):
         found = re.findall(
             rf"^{step}: worker tcp://\S+ is left out: it runs hotdask 99\.0\+\w+, the launch", error, re.M
@@ -126,23 +112,16 @@ def _slowly(folder: str, partition: int) -> Receipt:
 def test_a_worker_of_another_version_that_comes_later_is_left_out_too(
     cluster: Callable, other_version: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    package = f"{other_version}:{Path(__file__).parents[2]}"
-    started: list[subprocess.Popen] = []
-    with cluster(tmp_path) as made, Client(made.address, set_as_default=False) as client:
+    with cluster(tmp_path) as made, Client(made.address, set_as_default=False) as client, ExitStack() as later:
         client.wait_for_workers(1, timeout=120)
 
         def rows(receipt: Receipt) -> int:
-            if not started:
-                started.append(_start_worker(made.address, package, tmp_path))
+            if len(client.scheduler_info()["workers"]) == 1:
+                later.enter_context(made.another(tmp_path, other_version))
                 client.wait_for_workers(2, timeout=120)
             return 1
 
-        try:
-            run_tasks(client, "step", {p: (_slowly, str(tmp_path), p) for p in range(12)}, total=12, done=0, rows=rows)
-        finally:
-            for worker in started:
-                worker.kill()
-                worker.wait()
+        run_tasks(client, "step", {p: (_slowly, str(tmp_path), p) for p in range(12)}, total=12, done=0, rows=rows)
     assert len(list(tmp_path.glob(f"*-{hotdask.__version__}"))) == 12
     assert not list(tmp_path.glob("*-99.0"))
     assert capsys.readouterr().err.count("is left out: it runs hotdask 99.0+") == 1
