@@ -193,8 +193,9 @@ class Watch:
 
     def gone(self, why: str = "is gone") -> RunError:
         """The error to raise when the scheduler does not answer, or has forgotten what was asked."""
-        # The client goes on calling it, and prints a traceback when it is told to give up.
-        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+        # The client goes on calling it, and prints a traceback when it is told to give up; so does what it had begun.
+        for name in ("distributed.client", "asyncio"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         return RunError(
             f"the scheduler {self._address} {why}; what is done is kept: start it, and run the same command again"
         )
