@@ -254,6 +254,9 @@ class Cluster(_Section):
     insecure: bool = Field(
         False, description="allow sockets off loopback without TLS: whoever reaches them runs code as you"
     )
+    allow_any_class: bool = Field(
+        False, description="let start name a class of any package, whose import alone runs its code"
+    )
     workers: int | None = Field(None, ge=1, description="worker processes of a local cluster; default: one per core")
     device: Literal["cpu", "cuda"] = Field(
         "cpu", description="where fits run; with cuda every task of a fit takes a worker's resource GPU = 1"
