@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 import dask
 from distributed import Client, LocalCluster, Security
+from distributed.deploy import Cluster
 
 from hotdask import config
 from hotdask.errors import RunError, SettingsError
@@ -21,6 +22,23 @@ GPU = "GPU"
 """Resource of a worker, as Dask's own tools for GPUs call it."""
 _NO_WORKERS = 120
 """Seconds a scheduler may be without workers when a run begins."""
+_SILENT = 30.0
+"""Seconds without a sign of life that a worker under load may take."""
+
+_PACKAGES = (
+    "distributed",
+    "dask.distributed",
+    "dask_jobqueue",
+    "dask_kubernetes",
+    "dask_cloudprovider",
+    "dask_gateway",
+    "dask_cuda",
+    "dask_mpi",
+    "coiled",
+)
+"""Packages whose cluster classes ``cluster.start`` may name; to import another would run whatever it holds."""
+_NO_CLASSES = ("SSHCluster", "GatewayCluster")
+"""Of these packages, what starts a cluster and is no subclass of Dask's `Cluster`."""
 
 
 def available_cores() -> int:
@@ -60,7 +78,9 @@ def open_client(settings: config.Cluster, echo: Callable[[str], None] = print) -
     logging.getLogger("distributed.shuffle").setLevel(logging.ERROR)
     logging.getLogger("distributed.batched").setLevel(logging.WARNING)
     tls = {} if settings.certificates is None else tls_settings(settings.certificates)
-    with dask.config.set({**DASK, **tls}):
+    # Of a scheduler that this process starts: where no task of `tasks` is, Dask itself replaces what is silent.
+    silent = {"distributed.scheduler.worker-ttl": f"{max(settings.patience, _SILENT):g}s"}
+    with dask.config.set({**DASK, **tls, **silent}):
         if settings.scheduler is not None:
             opened = _connect(settings, echo)
         elif settings.start is not None:
@@ -103,9 +123,19 @@ def _has_certificates() -> bool:
     return bool(security.tls_ca_file and security.tls_client_cert)
 
 
+def _starts_clusters(kind: object, name: str) -> bool:
+    return name in _NO_CLASSES or (isinstance(kind, type) and issubclass(kind, Cluster))
+
+
 @contextmanager
 def _start(settings: config.Cluster, echo: Callable[[str], None]) -> Iterator[Client]:
     made_of = config.load_start(settings.start)
+    module, _, name = made_of.kind.rpartition(".")
+    if not (settings.allow_any_class or any(f"{module}.".startswith(f"{package}.") for package in _PACKAGES)):
+        raise SettingsError(
+            f"{settings.start}: kind = '{made_of.kind}' is of none of {', '.join(_PACKAGES)}; give a cluster class of "
+            "these, or set cluster.allow_any_class = true if you trust its package"
+        )
     secure = _has_certificates() and Security().require_encryption
     if not (secure or settings.insecure):
         raise SettingsError(
@@ -113,7 +143,6 @@ def _start(settings: config.Cluster, echo: Callable[[str], None]) -> Iterator[Cl
             "you; make certificates with `hotdask certificates DIR` and give cluster.certificates = 'DIR', or set "
             "cluster.insecure = true where the network itself keeps others out"
         )
-    module, _, name = made_of.kind.rpartition(".")
     try:
         kind = pkgutil.resolve_name(f"{module}:{name}")
     except (ImportError, AttributeError) as error:
@@ -121,6 +150,10 @@ def _start(settings: config.Cluster, echo: Callable[[str], None]) -> Iterator[Cl
             f"{settings.start}: there is no {made_of.kind} here ({error}); check its name, and that its package is "
             "installed (pip install 'hotdask[ssh]' or 'hotdask[slurm]')"
         ) from error
+    if not (settings.allow_any_class or _starts_clusters(kind, name)):
+        raise SettingsError(
+            f"{settings.start}: kind = '{made_of.kind}' is no cluster class; give one, e.g. distributed.SSHCluster"
+        )
     arguments = copy.deepcopy(made_of.arguments)
     takes = inspect.signature(kind).parameters
     if "scheduler_options" in takes:

@@ -11,6 +11,7 @@ import hotdask
 from hotdask import config
 from hotdask.errors import RunError
 from hotdask.pipeline import maps
+from hotdask.pipeline.identity import code_identity
 from hotdask.pipeline.join import signature
 from hotdask.pipeline.plan import INPUTS, PLAN, Batch, batch_path, count_files, fingerprint, list_batches, read_batches
 from hotdask.store.atomic import write_text
@@ -37,20 +38,31 @@ class State:
         batches: list[Batch],
         emulator: str,
         echo: Callable[[str], None],
+        version: str = hotdask.__version__,
     ):
+        self.version, self._fits = version, ""
         self.folder, self.settings, self.emulator, self.batches, self.echo = folder, settings, emulator, batches, echo
         self.n_input = count_files(folder)
         self._ingest, mark = [], ""
         for batch in batches:
             # A batch is made with those before it: they decide which of its exposures are known already.
-            mark = fingerprint(mark, batch.inputs, settings.fingerprint("input", "cube"))
+            mark = fingerprint(mark, batch.inputs, settings.fingerprint("input", "cube"), version)
             self._ingest.append(mark)
         self._fit = [fingerprint(m, settings.fingerprint("normalize", "fit"), emulator) for m in self._ingest]
-        catalog = fingerprint(self._fit[-1], settings.fingerprint("catalog", "join"), signature(settings.join))
-        self.marks = {"layout": mark, "ingest": mark, "fit": self._fit[-1], "catalog": catalog}
-        self.marks["report"] = fingerprint(catalog, settings.report.model_dump(mode="json"))
         self.summary = read_summary(folder) or {"counts": {"files": self.n_input}, "seconds": {}, "done": {}}
         self._checked: dict[tuple[str, int], tuple[Receipt, str | None]] = {}
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """What each step is made with; the catalog with the fits as they are, so that no other is left beside them."""
+        if not self._fits:
+            made = list_receipts(self.folder, "fit")
+            self._fits = fingerprint({str(partition): receipt.files for partition, receipt in made.items()})
+        joined = self.settings.fingerprint("catalog", "join"), signature(self.settings.join)
+        catalog = fingerprint(self._fit[-1], self._fits, *joined)
+        report = fingerprint(catalog, self.settings.report.model_dump(mode="json"))
+        ingest = self._ingest[-1]
+        return {"layout": ingest, "ingest": ingest, "fit": self._fit[-1], "catalog": catalog, "report": report}
 
     def mark(self, step: str, partition: int) -> str:
         """What a partition of a step is made with; of step ``plan``, the number is that of the batch."""
@@ -130,6 +142,7 @@ class State:
 
     def record(self, step: str, seconds: float, **counts: object) -> None:
         """Write ``run.json``; called when a step is complete."""
+        self._fits = ""
         self.summary["counts"] |= counts
         if seconds:
             self.summary["seconds"][step] = round(seconds, 2)
@@ -146,7 +159,8 @@ class State:
         packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
         settings = self.settings.model_dump_json(include=set(config.DECISIVE))
         return {
-            "hotdask": hotdask.__version__,
+            "hotdask": self.version,
+            "code": code_identity(),
             "emulator": self.emulator,
             "inputs": [{"files": batch.files, "hash": batch.inputs} for batch in self.batches],
             "fingerprint": self.marks["catalog"],
@@ -185,7 +199,9 @@ def open_state(folder: str | Path, echo: Callable[[str], None] = print) -> State
         raise RunError(f"{folder} holds no run (no {config.SETTINGS}); give the --out folder of `hotdask run`")
     settings = config.load_settings(folder / config.SETTINGS)
     batches = read_batches(folder, settings.cube.partition_size)
-    identity = (read_summary(folder) or {}).get("emulator")
+    summary = read_summary(folder) or {}
+    identity = summary.get("emulator")
     if identity is None:
         identity = maps.load_models(settings.fit, "cpu").id
-    return State(folder, settings, batches, identity, echo)
+    # What another version made may be looked at by this one.
+    return State(folder, settings, batches, identity, echo, summary.get("hotdask", hotdask.__version__))
