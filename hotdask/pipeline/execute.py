@@ -19,12 +19,12 @@ from hotdask.pipeline.cluster import GPU, open_client
 from hotdask.pipeline.estimate import measure, refuse_on
 from hotdask.pipeline.identity import code_identity
 from hotdask.pipeline.ingest import ingest
-from hotdask.pipeline.join import check_tables
+from hotdask.pipeline.join import JOIN, check_tables
 from hotdask.pipeline.pages import write_report
 from hotdask.pipeline.plan import INPUTS, batch_path, check_inputs, check_settings
 from hotdask.pipeline.profile import Profile, profiled
 from hotdask.pipeline.signals import interruptible
-from hotdask.pipeline.state import REPORT, STEPS, State, read_summary
+from hotdask.pipeline.state import REPORT, STEPS, State, known_summary
 from hotdask.pipeline.tasks import run_tasks, watched
 from hotdask.report.tracks import read_tracks
 from hotdask.schema import TRUTH
@@ -179,7 +179,9 @@ def _check_folder(folder: Path, entries: pd.DataFrame) -> None:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether the folder has settings as a run writes them, every section there."""
+    """Whether the folder has a receipt that we wrote, or settings as a run writes them, every section there."""
+    if any(list_receipts(folder, step) for step in ("settings", "stage", "plan")):
+        return True
     try:
         sections = tomllib.loads((folder / config.SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -197,7 +199,7 @@ def _check_truth(path: str | None) -> None:
 
 def _check_emulator(folder: Path, identity: str) -> None:
     """See that fits made before were made with the same weights."""
-    before = (read_summary(folder) or {}).get("emulator", identity)
+    before = (known_summary(folder) or {}).get("emulator", identity)
     if before != identity and list_receipts(folder, "fit"):
         raise SettingsError(
             f"{folder} was fitted with emulator {before}, now it is {identity}; give the old files in [fit], or "
@@ -231,7 +233,7 @@ def _fitted_by(folder: Path) -> set[str]:
 
 def _count_planned(folder: Path) -> int:
     """Batches whose files are the run's for good."""
-    counted = (read_summary(folder) or {"counts": {}})["counts"].get("batches", 0)
+    counted = (known_summary(folder) or {"counts": {}})["counts"].get("batches", 0)
     return max(counted, *(number + 1 for number in list_receipts(folder, "plan")), 0)
 
 
@@ -263,6 +265,8 @@ def _catalog(state: State, client: Client) -> None:
     with watched(client, state.settings.cluster.patience), client.as_current():
         found = tables.build_catalog(state.folder, state.settings, state.layout, state.provenance(), echo=state.echo)
     state.summary["catalog"] = found
+    tables_beside = [state.folder / name for name in (tables.STARS, JOIN) if (state.folder / name).exists()]
+    state.receive("catalog", tables_beside, found["rows"])
     state.echo(f"catalog: {found['rows']} spectra of {found['stars']} stars, {found['repeat_pairs']} repeat pairs")
 
 
@@ -279,4 +283,6 @@ def _report(state: State, client: Client) -> None:
             raise error or CancelledError(key)
     if error is not None:
         raise RunError(f"the report failed ({type(error).__name__}: {error}); the catalog is complete") from error
+    pages = sorted(path for path in (state.folder / REPORT).parent.rglob("*") if path.is_file())
+    state.receive("report", pages, len(pages))
     state.echo(f"report: {state.folder / REPORT}")

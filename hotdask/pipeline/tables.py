@@ -95,6 +95,8 @@ def _build(
     groups = np.array_split(parts, min(len(parts), settings.catalog.max_files))
     n_star = find_stars(run, groups, layout.counts, settings.catalog.match_radius)
     joined = join_tables(run, groups, layout, settings.join, tuple(carried.names), echo=echo)
+    if not joined:
+        Path(run, JOIN).unlink(missing_ok=True)
     sample = to_frame(carried.empty_table())
     sample = (
         sample if not joined else pd.concat([sample, read_group(Path(run, JOIN), 0)[list(joined)].iloc[:0]], axis=1)

@@ -31,6 +31,7 @@ from hotdask.pipeline.pages import choose_spectra, plot_spectrum, spectrum_views
 from hotdask.pipeline.plan import read_rejects
 from hotdask.pipeline.state import STEPS
 from hotdask.pipeline.status import status
+from hotdask.pipeline.verify import verify
 from hotdask.steps.label import Labeler
 from hotdask.steps.restframe import noise_power
 from hotdask.store.cube import read_partition
@@ -308,11 +309,13 @@ def test_a_lost_summary_costs_no_fit(client: Client, finished, tmp_path: Path) -
     assert catalog_files(tmp_path / "RUN") == catalog_files(finished.folder)
 
 
-def test_a_damaged_summary_is_named(finished, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["{", "[]", '{"seal": 1}'])
+def test_a_damaged_summary_is_named_and_made_again(client: Client, finished, tmp_path: Path, damage: str) -> None:
     settings = finished.copy(tmp_path / "RUN")
-    (tmp_path / "RUN" / "run.json").write_text("{")
-    with pytest.raises(RunError, match=r"run\.json is damaged"):
-        run(settings, echo=quiet)
+    (tmp_path / "RUN" / "run.json").write_text(damage)
+    assert any("run.json is damaged" in problem for problem in verify(tmp_path / "RUN", echo=quiet))
+    assert run(settings, client=client, echo=quiet)["counts"] == finished.summary["counts"]
+    assert verify(tmp_path / "RUN", echo=quiet) == []
 
 
 # Refusing
