@@ -92,9 +92,12 @@ def _fill(folder: str, partition: int) -> Receipt:
 
 def test_a_full_disk_begins_nothing_more(client: Client, small: Callable) -> None:
     folder = small("350k")
-    with pytest.raises(DiskFullError, match="3 of 50 tasks are done and kept"):
+    with pytest.raises(DiskFullError) as caught:
         run_tasks(client, "step", {p: (_fill, str(folder), p) for p in range(50)}, total=50, done=0, rows=lambda r: 1)
-    assert len(list(folder.glob("part-*"))) == 3
+    # There is room for three, but two that write at once may take it from each other.
+    done = len(list(folder.glob("part-*")))
+    assert done in (2, 3)
+    assert f"{done} of 50 tasks are done and kept" in str(caught.value)
     # Those that a worker had already, but neither all nor any twice.
     assert len(list(folder.glob("begun-*"))) < 15
 
