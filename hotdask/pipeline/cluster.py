@@ -26,6 +26,8 @@ _NO_WORKERS = 120
 _SILENT = 30.0
 """Seconds without a sign of life that a worker under load may take."""
 
+_TAKEN = "Port .* is already in use"
+"""What distributed says of a dashboard's port before it picks another, which is printed."""
 _PACKAGES = (
     "distributed",
     "dask.distributed",
@@ -176,7 +178,8 @@ def _start(settings: config.Cluster, echo: Callable[[str], None]) -> Iterator[Cl
         arguments["security"] = Security()
     try:
         # A cluster that is interrupted while it starts leaves processes behind, and an assertion that fails.
-        with gentle_stop() as stop:
+        with gentle_stop() as stop, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=_TAKEN)
             cluster = kind(**arguments)
     # Whatever a class of another package may raise: ssh, a queue that is not there, an argument it does not know.
     except Exception as error:
@@ -193,8 +196,7 @@ def _start(settings: config.Cluster, echo: Callable[[str], None]) -> Iterator[Cl
 @contextmanager
 def _start_here(settings: config.Cluster, echo: Callable[[str], None]) -> Iterator[Client]:
     with warnings.catch_warnings():
-        # A taken port is no problem: distributed picks another, and that one is printed.
-        warnings.filterwarnings("ignore", message="Port .* is already in use")
+        warnings.filterwarnings("ignore", message=_TAKEN)
         try:
             with gentle_stop() as stop:
                 cluster = LocalCluster(
