@@ -17,6 +17,7 @@ from hotdask import config
 from hotdask.errors import RunError, SettingsError
 from hotdask.pipeline.certificates import tls_settings
 from hotdask.pipeline.daskconfig import DASK
+from hotdask.pipeline.signals import Stop, gentle_stop
 
 GPU = "GPU"
 """Resource of a worker, as Dask's own tools for GPUs call it."""
@@ -25,6 +26,8 @@ _NO_WORKERS = 120
 _SILENT = 30.0
 """Seconds without a sign of life that a worker under load may take."""
 
+_TAKEN = "Port .* is already in use"
+"""What distributed says of a dashboard's port before it picks another, which is printed."""
 _PACKAGES = (
     "distributed",
     "dask.distributed",
@@ -123,6 +126,13 @@ def _has_certificates() -> bool:
     return bool(security.tls_ca_file and security.tls_client_cert)
 
 
+def _unless(stop: Stop, cluster: Cluster) -> Cluster:
+    """The cluster, unless a signal came while it started."""
+    if stop.requested:
+        raise KeyboardInterrupt
+    return cluster
+
+
 def _starts_clusters(kind: object, name: str) -> bool:
     return name in _NO_CLASSES or (isinstance(kind, type) and issubclass(kind, Cluster))
 
@@ -167,11 +177,14 @@ def _start(settings: config.Cluster, echo: Callable[[str], None]) -> Iterator[Cl
     if secure and "security" in takes:
         arguments["security"] = Security()
     try:
-        cluster = kind(**arguments)
+        # A cluster that is interrupted while it starts leaves processes behind, and an assertion that fails.
+        with gentle_stop() as stop, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=_TAKEN)
+            cluster = kind(**arguments)
     # Whatever a class of another package may raise: ssh, a queue that is not there, an argument it does not know.
     except Exception as error:
         raise RunError(f"{settings.start}: {made_of.kind} does not start ({type(error).__name__}: {error})") from error
-    with cluster, Client(cluster) as client:
+    with cluster, Client(_unless(stop, cluster)) as client:
         echo(f"cluster: {made_of.kind} at {client.scheduler.address}, dashboard {client.dashboard_link}")
         if not client.scheduler_info()["workers"]:
             # A queue may take hours.
@@ -183,21 +196,21 @@ def _start(settings: config.Cluster, echo: Callable[[str], None]) -> Iterator[Cl
 @contextmanager
 def _start_here(settings: config.Cluster, echo: Callable[[str], None]) -> Iterator[Client]:
     with warnings.catch_warnings():
-        # A taken port is no problem: distributed picks another, and that one is printed.
-        warnings.filterwarnings("ignore", message="Port .* is already in use")
+        warnings.filterwarnings("ignore", message=_TAKEN)
         try:
-            cluster = LocalCluster(
-                n_workers=settings.workers or default_workers(settings.device),
-                threads_per_worker=1,
-                processes=True,
-                host="127.0.0.1",
-                dashboard_address=settings.dashboard,
-                memory_limit=settings.memory_limit,
-                preload="hotdask.pipeline.signals",
-                resources={GPU: 1} if settings.device == "cuda" else {},
-            )
+            with gentle_stop() as stop:
+                cluster = LocalCluster(
+                    n_workers=settings.workers or default_workers(settings.device),
+                    threads_per_worker=1,
+                    processes=True,
+                    host="127.0.0.1",
+                    dashboard_address=settings.dashboard,
+                    memory_limit=settings.memory_limit,
+                    preload="hotdask.pipeline.signals",
+                    resources={GPU: 1} if settings.device == "cuda" else {},
+                )
         except (OSError, ValueError, RuntimeError) as error:
             raise RunError(f"no cluster could be started here ({error}); check the [cluster] settings") from error
-    with cluster, Client(cluster) as client:
+    with cluster, Client(_unless(stop, cluster)) as client:
         echo(f"cluster: {len(cluster.workers)} workers on this machine, dashboard {client.dashboard_link}")
         yield client

@@ -132,7 +132,7 @@ def watched(client: Client, patience: float) -> Iterator[list[str] | None]:
     Raises
     ------
     RunError
-        If so.
+        If so; if a shuffle cannot write to a worker's own disk.
     """
     cluster = Watch(client, {}, patience)
     _await_answer(cluster, lambda: False)
@@ -165,6 +165,14 @@ def watched(client: Client, patience: float) -> Iterator[list[str] | None]:
             yield own if strangers else None
     except CancelledError as error:
         raise (lost[0] if lost else cluster.gone()) from error
+    except RuntimeError as error:
+        # A shuffle writes where workers keep what is their own.
+        if not isinstance(error.__cause__, OSError):
+            raise
+        raise RunError(
+            f"a worker cannot write to its own disk ({error.__cause__}); what is done is kept: make room there, or "
+            "give workers another place by TMPDIR or --local-directory, and run the same command again"
+        ) from error
     finally:
         ended.set()
         thread.join()

@@ -122,7 +122,9 @@ def test_the_first_signal_is_answered_while_a_worker_stands_still(
             _run(client, {p: (_task, str(tmp_path), p, 0.1) for p in range(500)}, patience=300)
     assert re.search("workers stand still; [12] tasks are not waited for", capsys.readouterr().err)
     # What others had was finished.
-    assert len(list(tmp_path.glob("begun-*"))) == len(list(tmp_path.glob("done-*"))) + 1
+    begun = [path.name.split("-")[1:] for path in tmp_path.glob("begun-*")]
+    assert all(Path(tmp_path, f"done-{partition}").exists() for partition, by in begun if by != str(pid))
+    assert len(begun) < 100
 
 
 @pytest.mark.parametrize("after", range(1, 40, 6))

@@ -169,6 +169,12 @@ def _cluster(folder: Path) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="session")
+def processes() -> Callable:
+    """The worker processes that a process has started."""
+    return worker_processes
+
+
+@pytest.fixture(scope="session")
 def command() -> Callable:
     """Context manager: `Command` of given settings."""
     return _command

@@ -200,7 +200,7 @@ def test_what_cannot_be_started_is_said(tmp_path: Path, text: str, error: type, 
 
 def test_nothing_of_another_package_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "my_clusters.py").write_text(
-        "from distributed import LocalCluster as Mine\nfrom pathlib import Path\nPath('imported').touch()\n"
+        "import os\nfrom distributed import LocalCluster as Mine\nos.mkdir('imported')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
