@@ -69,11 +69,13 @@ def verify(folder: str | Path, echo: Callable[[str], None] = print) -> list[str]
             problems.append(f"{step} is called done, but has {len(done)} of {len(numbers)} receipts")
     echo(f"{n_file} files hashed against their receipts")
     for check in (_check_summary, _check_inputs, _check_cube, _check_tables, _check_catalog):
+        wrong: list[str] = []
         try:
-            told, wrong = check(state)
+            told = check(state, wrong)
         # Of a damaged file zarr and pyarrow raise one thing or another.
-        except (HotdaskError, OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
-            told, wrong = "", [str(error)]
+        except (HotdaskError, OSError, pa.ArrowException, ValueError, LookupError, TypeError) as error:
+            told = ""
+            wrong.append(str(error))
         if told:
             echo(told)
         problems += [problem for problem in wrong if problem not in problems]
@@ -98,15 +100,15 @@ def _is_done(state: State, step: str) -> bool:
     return step in state.summary["done"] or (not state.summary["done"] and bool(list_receipts(state.folder, step)))
 
 
-def _check_summary(state: State) -> tuple[str, list[str]]:
+def _check_summary(state: State, problems: list[str]) -> str:
     """Of ``run.json``; a run that is fitted has one."""
-    missing = read_summary(state.folder) is None and bool(list_receipts(state.folder, "fit"))
-    return "", [f"{state.folder / SUMMARY}: the file is missing; the next command makes it again"] if missing else []
+    if read_summary(state.folder) is None and list_receipts(state.folder, "fit"):
+        problems.append(f"{state.folder / SUMMARY}: the file is missing; the next command makes it again")
+    return ""
 
 
-def _check_inputs(state: State) -> tuple[str, list[str]]:
+def _check_inputs(state: State, problems: list[str]) -> str:
     """Each file of a batch is planned or rejected, once."""
-    problems = []
     for batch in state.batches[: len(list_batches(state.folder, PLAN))]:
         given, kept, rejected = (
             read_table(batch_path(state.folder, table, batch.number), ["path"])["path"].to_pandas()
@@ -118,14 +120,14 @@ def _check_inputs(state: State) -> tuple[str, list[str]]:
         for name, paths in (("neither planned nor rejected", lost), ("not an input", foreign), ("there twice", twice)):
             if paths:
                 problems.append(f"batch {batch.number}: {len(paths)} files are {name}, first {min(paths)}")
-    return f"{state.n_input} files accounted for", problems
+    return f"{state.n_input} files accounted for"
 
 
-def _check_cube(state: State) -> tuple[str, list[str]]:
+def _check_cube(state: State, problems: list[str]) -> str:
     path = cube_place(state.folder)
     if not _is_done(state, "ingest"):
-        return "", []
-    problems, layout = [], read_layout(path)
+        return ""
+    layout = read_layout(path)
     if layout != state.layout:
         problems.append(f"{path}: holds batches of {layout.batches}, planned are {state.layout.batches}")
     group = zarr.open_group(zarr_store(path), mode="r", zarr_format=3)
@@ -135,7 +137,7 @@ def _check_cube(state: State) -> tuple[str, list[str]]:
         expected = (np.dtype(v.dtype), layout.n_row, v.unit)
         if found != expected:
             problems.append(f"{path}/{v.name}: (type, rows, unit) are {found}, should be {expected}")
-    return f"cube of {layout.n_spectrum} spectra in {len(layout.counts)} partitions", problems
+    return f"cube of {layout.n_spectrum} spectra in {len(layout.counts)} partitions"
 
 
 def _check_schema(path: Path, columns: tuple[Column, ...]) -> list[str]:
@@ -147,13 +149,13 @@ def _check_schema(path: Path, columns: tuple[Column, ...]) -> list[str]:
     return problems
 
 
-def _check_tables(state: State) -> tuple[str, list[str]]:
+def _check_tables(state: State, problems: list[str]) -> str:
     """Schemas and rows of the tables beside the cube, row by row the same spectra."""
-    folder, problems, rows = state.folder, [], 0
+    folder, rows = state.folder, 0
     for path in list_batches(folder, REJECTED):
         problems += _check_schema(path, REJECTS)
     if len(list_batches(folder, PLAN)) < len(state.batches):
-        return "", problems
+        return ""
     fits = fits_columns(state.settings.fit.compared)
     for name, columns, step in ((SIDECAR, SPECTRA, "ingest"), (FITS_FOLDER, fits, "fit")):
         if not _is_done(state, step):
@@ -168,13 +170,13 @@ def _check_tables(state: State) -> tuple[str, list[str]]:
                 problems.append(f"{path}: has {len(specid)} rows, should have {n}")
             elif name == FITS_FOLDER and specid != read_sidecar(folder, partition, ["specid"])["specid"].tolist():
                 problems.append(f"{path}: holds other spectra than partition {partition} of the cube")
-    return f"{rows} rows of spectra and fits", problems
+    return f"{rows} rows of spectra and fits"
 
 
-def _check_catalog(state: State) -> tuple[str, list[str]]:
+def _check_catalog(state: State, problems: list[str]) -> str:
     if not _is_done(state, "catalog"):
-        return "", []
-    folder, problems, specids = state.folder, [], []
+        return ""
+    folder, specids = state.folder, []
     shown = shown_catalog(folder)
     if not state.catalog_sound():
         problems.append(f"{shown.folder}: a part's content is not what its name says, or rows are missing")
@@ -188,4 +190,4 @@ def _check_catalog(state: State) -> tuple[str, list[str]]:
         problems.append(f"{shown.folder}: was made from another state of the run; run the command again")
     if count_rows(folder / STARS) != len(planned):
         problems.append(f"{folder / STARS}: has {count_rows(folder / STARS)} rows, should have {len(planned)}")
-    return f"catalog: {len(specids)} rows in {len(shown.parts)} files, version {shown.folder.name}", problems
+    return f"catalog: {len(specids)} rows in {len(shown.parts)} files, version {shown.folder.name}"
