@@ -36,7 +36,7 @@ from hotdask.store.cube import (
 from hotdask.store.inputs import SIZE, TIME
 from hotdask.store.lamost import OVERRIDES, read_spectra
 from hotdask.store.modelerror import ModelError, read_model_error
-from hotdask.store.receipts import Receipt, hash_files, write_receipt
+from hotdask.store.receipts import Receipt, check_receipt, hash_files, read_receipt, write_receipt
 from hotdask.store.staging import STAGED_INDEX, STAGED_PART, gather, is_staged, write_staged
 from hotdask.timing import Timings, kernel, timings
 
@@ -57,6 +57,12 @@ def _finish(run: str, step: str, partition: int, mark: str, rows: int, paths: li
     return receipt
 
 
+def _done(run: str, step: str, partition: int, mark: str) -> Receipt | None:
+    """The receipt of a task that was done before and stands: its worker died, or another one was quicker."""
+    receipt = read_receipt(run, step, partition)
+    return receipt if receipt is not None and check_receipt(run, receipt, mark) is None else None
+
+
 def stage(run: str, part: int, mark: str, classes: tuple[str, ...], gone: tuple[str, ...] = ()) -> Receipt:
     """Read one part of the input files, in input order; rows counts spectra and rejects.
 
@@ -67,6 +73,8 @@ def stage(run: str, part: int, mark: str, classes: tuple[str, ...], gone: tuple[
     MissingInputError
         If one is not.
     """
+    if receipt := _done(run, "stage", part, mark):
+        return receipt
     with timings() as spent:
         with kernel("list files"):
             entries = read_group(list_batches(run, INPUTS), part)
@@ -91,6 +99,8 @@ def ingest(run: str, partition: int, mark: str) -> Receipt:
 
     Staged parts are gone once the cube was complete: a partition lost later is read from its files again.
     """
+    if receipt := _done(run, "ingest", partition, mark):
+        return receipt
     with timings() as spent:
         with kernel("read plan"):
             plan = read_group(list_batches(run, PLAN), partition)
@@ -204,6 +214,8 @@ def read_observed(run: str | Path, partition: int, model: Labeler, rows: slice |
 
 def fit(run: str, partition: int, mark: str, settings: config.Settings, identity: str) -> Receipt:
     """Both fits of one partition."""
+    if receipt := _done(run, "fit", partition, mark):
+        return receipt
     one_thread()
     with timings() as spent:
         with kernel("load emulator"):

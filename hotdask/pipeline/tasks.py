@@ -1,4 +1,4 @@
-"""Tasks on a cluster that loses workers: a few at a time, each tried a set number of times, none waited for forever."""
+"""Tasks on a cluster that loses workers: in waves, each tried a set number of times, none waited for forever."""
 
 import statistics
 import sys
@@ -23,8 +23,11 @@ from hotdask.store.receipts import Receipt
 
 RETRIES = 2
 """How often a task is tried again that failed for a reason that may pass."""
+_WAVE = 256
+"""Tasks the scheduler has at once, at least: so many that the dashboard shows how far a step is."""
 _IN_FLIGHT = 3
-"""Tasks a worker thread has waiting: enough never to idle, few enough that a lost scheduler loses little."""
+"""Tasks for each thread, at least; as many where they must be given to workers at once, since only some may take them.
+"""
 _LOOK = 1.0
 """Seconds after which to look at the cluster again, and within which a signal is answered."""
 _FETCH = 5.0
@@ -51,7 +54,10 @@ def run_tasks(
     patience: float = 300.0,
     again: Again | None = None,
 ) -> None:
-    """Submit tasks a few at a time and wait for all; failures are collected, so that one does not stop the rest.
+    """Submit tasks in waves and wait for all; failures are collected, so that one does not stop the rest.
+
+    Tasks that ended are not forgotten before the step ends: the dashboard counts them. One whose worker dies later is
+    asked for again by Dask, sees that it is done, and returns its receipt.
 
     A task that raises `HotdaskError` is not tried again, others are tried `RETRIES` more times. Dask blames a dying
     worker on every task it had, so those blamed are run again one by one when the others are done: what was only near
@@ -97,9 +103,9 @@ def run_tasks(
     with gentle_stop() as stop:
         flight = _Flight(cluster, step, tasks, lambda receipt: progress.add(rows(receipt)), stop, again)
         flight.board()
-        suspects = flight.run(tasks, max(_IN_FLIGHT * cluster.threads(), 8))
+        suspects = flight.run(tasks)
         for partition in suspects:
-            if flight.run([partition], 1):
+            if flight.run([partition], alone=True):
                 flight.failed[partition] = RunError(
                     f"killed its worker whenever it ran, alone too: it needs more memory than the {cluster.memory()}, "
                     "or crashes; raise cluster.memory_limit (fewer cluster.workers make room), or see the workers' logs"
@@ -249,6 +255,7 @@ class _Flight:
         self.submitted = 0
         self.unfetched: Counter[int] = Counter()
         self.running: dict[Future, _Trip] = {}
+        self.ended: list[Future] = []
         self.landed: set[int] = set()
         self.failed: dict[int, BaseException] = {}
         self.full: DiskFullError | None = None
@@ -268,8 +275,14 @@ class _Flight:
         if self.refused and not self._good():
             raise RunError(f"{self.step}: {_none_left(self.refused)}")
 
-    def run(self, partitions: Iterable[int], limit: int) -> list[int]:
-        """Run tasks, at most ``limit`` at a time; returns those whose worker died too often."""
+    def _limit(self) -> int:
+        """How many tasks the scheduler may have at once."""
+        few = max(_IN_FLIGHT * self.cluster.threads(), 8)
+        # Tasks that only some workers may take do not wait at the scheduler: they would all be one worker's at once.
+        return few if self.cluster.resources or self.refused or self.still else max(few, _WAVE)
+
+    def run(self, partitions: Iterable[int], *, alone: bool = False) -> list[int]:
+        """Run tasks, or one alone; returns those whose worker died too often."""
         waiting, killed = deque(partitions), []
         while waiting or self.running:
             if self.stop.requested or self.full is not None:
@@ -278,6 +291,7 @@ class _Flight:
                     self._ending = time.monotonic()
                     self._withdraw()
                     continue
+            limit = 1 if alone else self._limit()
             while waiting and len(self.running) < limit:
                 self._submit(waiting.popleft())
             for future in self._ended():
@@ -344,7 +358,10 @@ class _Flight:
         if future.cancelled():
             raise self.cluster.gone()
         del self.running[future]
-        future.release()
+        if error is None and not isinstance(result, _Failure):
+            self.ended.append(future)
+        else:
+            future.release()
         if isinstance(result, _Failure) and isinstance(result.error, WorkerError):
             return self._go_elsewhere(trip, result)
         if error is not None or isinstance(result, _Failure):
@@ -371,7 +388,7 @@ class _Flight:
         return None
 
     def _land(self, trip: _Trip, receipt: Receipt) -> None:
-        self._took.append(time.monotonic() - trip.since)
+        self._took.append(receipt.extra.get("seconds", time.monotonic() - trip.since))
         self.still.discard(trip.worker)
         self._hung.discard(trip.worker)
         for copy in [future for future, other in self.running.items() if other.partition == trip.partition]:
