@@ -130,8 +130,8 @@ def simulate(folder, stars, spectra, broken, seed, emulator, scheduler, workers,
 def candidates(settings, out, survey, hot, ob, radius, scheduler, workers, dashboard) -> None:
     """List the spectra to label: class O, B or A, or at the place of a known hot star.
 
-    Tables are .parquet, .csv, .fits, or folders of HATS catalogs. SETTINGS, a TOML file, says how their columns are
-    called; what is shown here is the default:
+    Tables are .parquet, .csv, .ecsv, .fits, VOTable or VizieR's .tsv, or folders of HATS catalogs. SETTINGS, a TOML
+    file, says how their columns are called; what is shown here is the default:
 
     \b
     out = "candidates.parquet"

@@ -388,7 +388,9 @@ class _Flight:
         return None
 
     def _land(self, trip: _Trip, receipt: Receipt) -> None:
-        self._took.append(receipt.extra.get("seconds", time.monotonic() - trip.since))
+        # A receipt says how long its task took; since when others run, the last look knows.
+        told = receipt.extra.get("seconds") if isinstance(receipt, Receipt) else None
+        self._took.append(told or time.monotonic() - trip.since)
         self.still.discard(trip.worker)
         self._hung.discard(trip.worker)
         for copy in [future for future, other in self.running.items() if other.partition == trip.partition]:
