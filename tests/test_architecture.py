@@ -24,7 +24,7 @@ ALLOWED = {
     "information": {"emulator", "library", "steps.normalize"},
     "corruption": set(),
     "recovery": {"steps", "emulator", "information", "simulation", "library.spectra"},
-    "validation": {"steps", "emulator", "spectra", "library", "recovery", "store.inputs"},
+    "validation": {"steps", "emulator", "spectra", "library", "recovery", "store.usertables", "store.columns"},
     "simulation": {"steps", "emulator", "information", "store.lamost_writer"},
     "pipeline": {"steps", "store", "emulator", "library", "report", "simulation", "information", ""},
     "cli": {"pipeline", "emulator", "library", "store.library", "store.export", "simulation", ""},

@@ -80,6 +80,8 @@ def open_client(settings: config.Cluster, echo: Callable[[str], None] = print) -
     # Every shuffle announces itself as a warning, a lost scheduler with a traceback; a run says it in a sentence.
     logging.getLogger("distributed.shuffle").setLevel(logging.ERROR)
     logging.getLogger("distributed.batched").setLevel(logging.WARNING)
+    # What waited for tasks when a scheduler went is told so, and nobody asks it any more.
+    logging.getLogger("asyncio").addFilter(_is_not_of_a_lost_scheduler)
     tls = {} if settings.certificates is None else tls_settings(settings.certificates)
     # Of a scheduler that this process starts: where no task of `tasks` is, Dask itself replaces what is silent.
     silent = {"distributed.scheduler.worker-ttl": f"{max(settings.patience, _SILENT):g}s"}
@@ -92,6 +94,10 @@ def open_client(settings: config.Cluster, echo: Callable[[str], None] = print) -
             opened = _start_here(settings, echo)
         with opened as client:
             yield client
+
+
+def _is_not_of_a_lost_scheduler(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and record.exc_info[0] is not None and record.exc_info[0].__name__ == "AllExit")
 
 
 @contextmanager

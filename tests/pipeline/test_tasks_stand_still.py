@@ -72,13 +72,13 @@ def _run(client: Client, tasks: dict[int, tuple], patience: float) -> list[int]:
 
 
 def test_what_a_stopped_worker_has_is_done_by_others(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    with _ends_within(30), _workers(2) as client:
+    with _ends_within(60), _workers(2) as client:
         address, pid = next(iter(client.run(os.getpid).items()))
         # In the middle of its second task.
         _stop_when(lambda: len(list(tmp_path.glob(f"begun-*-{pid}"))) == 2, [pid])
         tasks = {p: (_task, str(tmp_path), p, 0.2) for p in range(12)}
-        with _ends_within(15):
-            assert _run(client, tasks, patience=3) == list(range(12))
+        with _ends_within(40):
+            assert _run(client, tasks, patience=6) == list(range(12))
     assert len(list(tmp_path.glob("done-*"))) == 12
     assert f"step: worker {address} stands still for " in capsys.readouterr().err
 
@@ -86,8 +86,8 @@ def test_what_a_stopped_worker_has_is_done_by_others(tmp_path: Path, capsys: pyt
 def test_a_task_that_hangs_is_done_by_another_worker(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with _workers(2) as client:
         address = next(iter(client.scheduler_info()["workers"]))
-        with _ends_within(15):
-            assert _run(client, {p: (_hangs_on, str(tmp_path), p, address) for p in range(20)}, 2) == list(range(20))
+        with _ends_within(40):
+            assert _run(client, {p: (_hangs_on, str(tmp_path), p, address) for p in range(20)}, 5) == list(range(20))
     error = capsys.readouterr().err
     assert error.count("stands still for ") == 1
     assert f"step: worker {address} stands still for " in error

@@ -69,7 +69,9 @@ def test_a_signal_ends_the_catalog_at_once(
     assert catalog_files(out) == catalog_files(finished.folder)
 
 
-@pytest.mark.parametrize("later", [0.0, 0.2, 0.5])
+@pytest.mark.parametrize(
+    "later", [pytest.param(0.0, marks=pytest.mark.long), pytest.param(0.2, marks=pytest.mark.long), 0.5]
+)
 def test_a_signal_while_workers_start_ends_the_run(
     survey, settings_for: Callable, command: Callable, processes: Callable, tmp_path: Path, later: float
 ) -> None:
