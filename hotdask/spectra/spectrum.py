@@ -88,7 +88,7 @@ class Spectrum:
     Examples
     --------
     >>> wavelength = np.arange(380.0, 700.0, 0.02) * units.nm
-    >>> star = Spectrum(wavelength, np.ones(16000), 0.01 * np.ones(16000), resolving_power=48000, rv=-20 * units.km / units.s)
+    >>> star = Spectrum(wavelength, np.ones(16000), np.full(16000, 0.01), resolving_power=48000, rv=-20)
     >>> star
     Spectrum: 16000 pixels, 3800-7000 Å (vacuum), R = 48000, S/N 100 per pixel, rv -20.0 km/s
     """
@@ -374,8 +374,8 @@ def _check_pixels(wavelength: np.ndarray, good: np.ndarray, where: str) -> None:
         sampling = float(np.median(wavelength[:-1][inside] / step[inside]))
         if sampling < COARSEST:
             raise InputError(
-                f"{where}: pixels are λ/{sampling:.0f} wide, and lines of R = 1000 or more are sampled by λ/{COARSEST:.0f} "
-                "and finer; give the spectrum as it was before it was binned"
+                f"{where}: pixels are λ/{sampling:.0f} wide, and lines of R = 1000 or more are sampled by "
+                f"λ/{COARSEST:.0f} and finer; give the spectrum as it was before it was binned"
             )
     # A pixel stands for itself only: what lies in gaps is not covered.
     ratio = np.log(np.append(wavelength[1:], wavelength[-1]) / wavelength)
