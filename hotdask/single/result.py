@@ -5,21 +5,23 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from astropy.table import Table
 from markupsafe import Markup, escape
-from matplotlib.figure import Figure
 
 from hotdask import config
 from hotdask.errors import InputError
 from hotdask.flags import DESCRIPTIONS, Flag
 from hotdask.labels import LABEL_NAMES, LABELS
-from hotdask.report.figures import png_uri
 from hotdask.report.formats import format_measurement, format_number, symbol_html, unit_html
-from hotdask.report.render import save_figure
-from hotdask.report.spectrum import SpectrumView, draw_spectrum, labels_text, spectrum_page
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from hotdask.report.spectrum import SpectrumView
 
 _WIDTH = 640
 """Of the picture in a notebook [CSS pixel]."""
@@ -136,6 +138,8 @@ class Result:
         return f"rv {format_measurement(self.rv, self.rv_err)} km/s ({how}), reduced χ² {format_number(self.chi2)}"
 
     def _repr_html_(self) -> str:
+        from hotdask.report.figures import png_uri
+
         cells = "".join(
             f"<tr><td>{symbol_html(lb.name)}</td><td>{format_measurement(value, error)}</td>"
             f"<td>{unit_html(lb.name)}</td></tr>"
@@ -154,7 +158,9 @@ class Result:
             )
         )
 
-    def _view(self) -> SpectrumView:
+    def _view(self) -> "SpectrumView":
+        from hotdask.report.spectrum import SpectrumView
+
         model = self.model
         return SpectrumView(
             self.name or "spectrum",
@@ -165,11 +171,14 @@ class Result:
             f"rv {format_measurement(self.rv, self.rv_err)} km/s",
         )
 
-    def _draw(self) -> Figure:
+    def _draw(self) -> "Figure":
+        # Matplotlib takes a second to import, labels none.
+        from hotdask.report.spectrum import draw_spectrum
+
         fit = config.Fit()
         return draw_spectrum(self._view(), mask=fit.mask, hydrogen=fit.hydrogen)
 
-    def plot(self, path: str | Path | None = None) -> Figure:
+    def plot(self, path: str | Path | None = None) -> "Figure":
         """Draw data, both fits, residuals, names of lines and masked windows.
 
         Parameters
@@ -190,6 +199,9 @@ class Result:
         return self._draw()
 
     def _save(self, path: Path) -> None:
+        from hotdask.report.render import save_figure
+        from hotdask.report.spectrum import labels_text, spectrum_page
+
         kind = path.suffix.lower()
         if kind not in (".html", ".svg", ".png"):
             raise InputError(f"{path}: a spectrum is drawn as .html, .svg or .png; give a name that ends so")

@@ -126,18 +126,22 @@ def find_velocity(
     """
     templates = template_labels()
     rv, error, significance = (np.full(len(flux), np.nan) for _ in range(3))
-    for i in range(len(flux)):
-        models = emulator.flux(templates, np.tile(lsf[i], (len(templates), 1)))
-        here = 0.0
-        for _ in range(_ROUNDS):
-            seen = to_rest_frame(flux[i : i + 1], ivar[i : i + 1], np.array([here]))
-            normalized, weight, _ = normalizer.normalize(*seen)
-            shift, sigma, gain = _correlate(normalized[0], weight[0] * fitted, models)
-            rv[i] = (1 + here / SPEED_OF_LIGHT) * (SPEED_OF_LIGHT + shift) - SPEED_OF_LIGHT
-            error[i], significance[i] = sigma, gain
-            if not abs(shift) > _CLOSE or not abs(rv[i]) < FARTHEST:
-                break
-            here = rv[i]
+    here, rows = np.zeros(len(flux)), np.arange(len(flux))
+    for _ in range(_ROUNDS):
+        # At once, because the normalizer's matrices have room for many.
+        normalized, weight, _ = normalizer.normalize(*to_rest_frame(flux[rows], ivar[rows], here[rows]))
+        models, of = None, None
+        moving = []
+        for i, values, weights in zip(rows, normalized, weight * fitted, strict=True):
+            if models is None or not np.array_equal(of, lsf[i]):
+                models, of = emulator.flux(templates, np.tile(lsf[i], (len(templates), 1))), lsf[i]
+            shift, error[i], significance[i] = _correlate(values, weights, models)
+            rv[i] = (1 + here[i] / SPEED_OF_LIGHT) * (SPEED_OF_LIGHT + shift) - SPEED_OF_LIGHT
+            moving.append(abs(shift) > _CLOSE and abs(rv[i]) < FARTHEST)
+        rows = rows[moving]
+        if not rows.size:
+            break
+        here[rows] = rv[rows]
     unseen = ~(np.abs(rv) < FARTHEST) | ~(significance > _SIGNIFICANT)
     rv[unseen] = error[unseen] = np.nan
     return Velocity(rv, error, significance)

@@ -19,9 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from astropy import units
-from astropy.io import ascii as text_tables
 from astropy.io import fits
-from astropy.table import Table
 
 from hotdask import config
 from hotdask.errors import InputError, SpectrumError
@@ -431,6 +429,10 @@ def _is_text(path: str) -> bool:
 
 def _text(path: str) -> dict | None:
     """Fields of a table of text: columns by name, or two or three without: wavelength, flux, error."""
+    # Half a second to import, for those who need it.
+    from astropy.io import ascii as text_tables
+    from astropy.table import Table
+
     try:
         with warnings.catch_warnings(action="ignore"):
             if path.lower().endswith(".ecsv"):
@@ -465,8 +467,10 @@ def _missing(column) -> float | None:
     return np.nan if column.dtype.kind == "f" else None
 
 
-def _plain(path: str) -> Table | None:
-    """Columns of numbers without a header; None if it is another kind of table."""
+def _plain(path: str):
+    """Table of columns of numbers without a header; None if it is another kind of table."""
+    from astropy.table import Table
+
     try:
         values = np.loadtxt(path, delimiter="," if path.lower().endswith(".csv") else None, ndmin=2)
     except ValueError:
