@@ -25,7 +25,7 @@ FARTHEST = 1000.0
 """Velocities looked for [km/s], either way."""
 CONFUSED = 83.5
 """What wavelengths in air, taken for those in vacuum, do to a velocity [km/s] with a minus: c·(n − 1) of air."""
-_CONFUSED_WITHIN = 12.0
+_CONFUSED_WITHIN = 20.0
 _CONFUSED_SIGMA = 3.0
 _PIXEL = SPEED_OF_LIGHT * np.log(10) * LOG_STEP
 _REACH = int(np.ceil(FARTHEST / _PIXEL)) + 1

@@ -57,6 +57,8 @@ _UNIT_NAMES = {
     **dict.fromkeys(("M", "METER", "METERS"), units.m),
 }
 _TEXT = (".txt", ".dat", ".csv", ".ecsv", ".ascii", ".asc", ".tsv", ".spec", ".tab", ".xy")
+_FEW = 4
+"""Columns of a table of text, at most, whose order says what they are."""
 _SURVEY = ("no_velocity", "no_position", "not_a_target", "no_good_pixels", "class_not_selected", "not_in_file")
 _LOST = ("not_found", "unreadable", "io_error", "empty_file", "too_large", "damaged", "truncated", "not_unique")
 _REMEDY = "give the pixels as a text table of wavelength, flux and error, or as hotdask.Spectrum(wavelength, flux, …)"
@@ -106,7 +108,8 @@ def read(
     try:
         fields = _survey(name) or (_text(name) if _is_text(name) else _fits(name)) or _specutils(name)
     except SpectrumError as error:
-        raise InputError(f"{name}: {error.detail}") from error
+        # It names the file.
+        raise InputError(str(error)) from error
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
     if {"fwhm", "resolving_power"} & given.keys():
@@ -440,17 +443,14 @@ def _text(path: str) -> dict | None:
             else:
                 table = _plain(path) or text_tables.read(path)
     except Exception as error:
-        why = " ".join(str(error).split())[:200]
-        raise InputError(
-            f"cannot be read as a table of text ({why}); give columns of wavelength, flux and error"
-        ) from error
+        raise InputError("cannot be read as a table of text; give columns of wavelength, flux and error") from error
     columns = {
         name.upper().strip(): np.ma.filled(np.ma.asarray(table[name].data), _missing(table[name]))
         for name in table.colnames
     }
     stored = {name.upper().strip(): str(table[name].unit or "") for name in table.colnames}
     numbers = [name for name, values in columns.items() if values.dtype.kind in "fiu"]
-    if not any(c in columns for c in (*_WAVELENGTH, *_LOG_WAVELENGTH)) and len(numbers) >= 2:
+    if not any(c in columns for c in (*_WAVELENGTH, *_LOG_WAVELENGTH)) and 2 <= len(numbers) <= _FEW:
         known = ("WAVELENGTH", "FLUX", "ERROR")
         columns = {new: columns[old] for new, old in zip(known, numbers, strict=False)}
         stored = {new: stored[old] for new, old in zip(known, numbers, strict=False)}
