@@ -28,7 +28,17 @@ ALLOWED = {
     "simulation": {"steps", "emulator", "information", "store.lamost_writer"},
     "single": {"steps", "spectra", "emulator", "store.generic", "report"},
     "pipeline": {"steps", "store", "emulator", "library", "report", "simulation", "information", ""},
-    "cli": {"single", "pipeline", "emulator", "library", "store.library", "store.export", "simulation", ""},
+    "cli": {
+        "single",
+        "pipeline",
+        "emulator",
+        "library",
+        "store.library",
+        "store.export",
+        "store.generic",
+        "simulation",
+        "",
+    },
 }
 DASK = {"dask", "distributed"}
 # Third parties that must not be imported, by part of the package.
