@@ -57,7 +57,7 @@ def model_star(labeler: Labeler, *, rv: float = 0.0, snr: float = 100.0, seed: i
 
 
 def test_lamost_files_have_the_labels_of_the_pipeline(lamost_files, labeler) -> None:
-    files = [str(sorted((lamost_files / release).glob("*.fits*"))[1]) for release in ("dr1", "dr7", "dr9", "dr13")]
+    files = [str(sorted((lamost_files / release).glob("*.fits*"))[1]) for release in ("dr1", "dr9", "dr13")]
     block, rejects = read_spectra(pd.DataFrame({"path": files}))
     assert rejects.empty
     lsf = block.meta[list(LSF_NAMES)].to_numpy()
@@ -92,7 +92,7 @@ def test_stars_of_libraries_have_the_labels_of_the_accuracy(reference_stars, lab
     libraries = read_stars(reference_stars)
     grid = windows.observed_wavelength()
     for library in libraries:
-        rows = np.arange(20, len(library.name), 30)
+        rows = np.arange(20, len(library.name), 40)
         chosen = {key: getattr(library, key)[rows] for key in ("name", "spectral_type", "labels", "flux")}
         library = replace(library, **chosen)
         stars = prepare_stars([library], read_bibliography())
@@ -131,7 +131,7 @@ def test_stars_of_libraries_have_the_labels_of_the_accuracy(reference_stars, lab
 def test_velocities_of_real_stars_are_found(reference_stars, rv) -> None:
     miles = read_stars(reference_stars)[0]
     at_rest, shifted = [], []
-    for i in range(8, len(miles.name), 26):
+    for i in range(8, len(miles.name), 39):
         fields = {"medium": "air", "fwhm": miles.fwhm, "name": miles.name[i]}
         at_rest.append(hotdask.Spectrum(miles.wavelength, miles.flux[i], **fields))
         shifted.append(hotdask.Spectrum(miles.wavelength * (1 + rv / SPEED_OF_LIGHT), miles.flux[i], **fields))
@@ -231,8 +231,6 @@ def test_pictures_and_words(result, tmp_path) -> None:
     page = (tmp_path / "star.html").read_text()
     assert "made up" in page
     assert "://" not in page.replace("http://www.w3.org/", "")
-    result.plot(tmp_path / "star.png")
-    assert (tmp_path / "star.png").read_bytes().startswith(b"\x89PNG")
     html = result._repr_html_()
     assert html.count("<tr>") == len(LABELS)
     assert 'src="data:image/png;base64,' in html
@@ -263,11 +261,11 @@ def test_what_cannot_be_labeled_is_told(labeler) -> None:
 
 def test_the_command(lamost_files, tmp_path) -> None:
     files = [str(path) for path in sorted((lamost_files / "dr9").glob("*.fits*"))[:2]]
-    page = tmp_path / "stars.html"
-    told = CliRunner().invoke(main, ["label", *files, "--plot", str(page)])
+    told = CliRunner().invoke(main, ["label", *files, "--plot", str(tmp_path / "stars.png")])
     assert told.exit_code == 0, told.output
     assert told.output.count("effective temperature") == 2
-    assert {path.name for path in tmp_path.iterdir()} == {"stars-1.html", "stars-2.html"}
+    assert {path.name for path in tmp_path.iterdir()} == {"stars-1.png", "stars-2.png"}
+    assert (tmp_path / "stars-2.png").read_bytes().startswith(b"\x89PNG")
     told = CliRunner().invoke(main, ["label", files[0], "--rv", "find", "--json"])
     (found,) = json.loads(told.output)
     assert found["rv_found"]

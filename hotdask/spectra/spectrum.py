@@ -19,6 +19,8 @@ COARSEST = 2000.0
 """λ/Δλ of pixels below which lines are not sampled."""
 BEST_SNR = 1000.0
 """S/N per pixel that an estimated uncertainty claims at most."""
+ASSUMED_MEDIUM = "wavelengths are taken for those"
+"""How a note begins that says whether they are in air."""
 _BIN = 200
 _PER_FREQUENCY = units.Jy
 _PER_WAVELENGTH = units.erg / units.s / units.cm**2 / units.AA
@@ -233,6 +235,8 @@ def _with_widths(fields: dict, changed: dict) -> dict:
         fields.pop("resolving_power", None)
     if "rv" in changed:
         fields.pop("rv_err", None)
+    if "medium" in changed:
+        fields["notes"] = tuple(n for n in fields.get("notes", ()) if not n.startswith(ASSUMED_MEDIUM))
     return fields | changed
 
 

@@ -24,7 +24,7 @@ from astropy.io import fits
 from hotdask import config
 from hotdask.errors import InputError, SpectrumError
 from hotdask.labels import LSF_NAMES
-from hotdask.spectra.spectrum import Spectrum
+from hotdask.spectra.spectrum import ASSUMED_MEDIUM, Spectrum
 from hotdask.store.lamost import Spectrum as SurveySpectrum
 from hotdask.store.lamost import read_spectrum
 from hotdask.windows import BLUE_RED_BREAK, LOG_STEP, LSF_PIVOT, observed_wavelength
@@ -57,9 +57,10 @@ _UNIT_NAMES = {
     **dict.fromkeys(("M", "METER", "METERS"), units.m),
 }
 _TEXT = (".txt", ".dat", ".csv", ".ecsv", ".ascii", ".asc", ".tsv", ".spec", ".tab", ".xy")
+_ASSUMED_POWER = "resolving power taken"
 _FEW = 4
 """Columns of a table of text, at most, whose order says what they are."""
-_SURVEY = ("no_velocity", "no_position", "not_a_target", "no_good_pixels", "class_not_selected", "not_in_file")
+_SURVEY = ("not_a_target", "no_good_pixels", "class_not_selected", "not_in_file")
 _LOST = ("not_found", "unreadable", "io_error", "empty_file", "too_large", "damaged", "truncated", "not_unique")
 _REMEDY = "give the pixels as a text table of wavelength, flux and error, or as hotdask.Spectrum(wavelength, flux, …)"
 
@@ -106,48 +107,55 @@ def read(
     given = {"medium": medium, "resolving_power": resolving_power, "fwhm": fwhm, "rv": rv}
     given = {key: value for key, value in given.items() if value is not None}
     try:
-        fields = _survey(name) or (_text(name) if _is_text(name) else _fits(name)) or _specutils(name)
+        fields = _survey(name)
     except SpectrumError as error:
         # It names the file.
-        raise InputError(str(error)) from error
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
+        if error.reason in _LOST or error.reason in _SURVEY or "#TARGETID" in error.detail:
+            raise InputError(str(error)) from error
+        fields = _other(name, error)
+    # What is said here is no longer assumed.
+    settled = [ASSUMED_MEDIUM] if "medium" in given else []
     if {"fwhm", "resolving_power"} & given.keys():
+        settled.append(_ASSUMED_POWER)
         fields = {key: value for key, value in fields.items() if key not in ("fwhm", "resolving_power", "lsf_sigma")}
     if "rv" in given:
         fields.pop("rv_err", None)
-    if "medium" in given and "medium" in fields:
-        fields["notes"] = tuple(n for n in fields.get("notes", ()) if "wavelengths are taken" not in n)
+    fields["notes"] = tuple(note for note in fields.get("notes", ()) if not note.startswith(tuple(settled)))
     try:
         return Spectrum(**{"name": Path(name).name, **fields, **given})
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
 
 
+def _other(name: str, survey: SpectrumError) -> dict:
+    """Fields of a file that no survey made."""
+    try:
+        return (_text(name) if _is_text(name) else _fits(name)) or _specutils(name)
+    except InputError as error:
+        # One that is nearly a survey's is told what it lacks to be that.
+        if survey.reason not in ("unknown_layout", "not_fits", "bad_shape"):
+            raise InputError(str(survey)) from error
+        raise InputError(f"{name}: {error}") from error
+
+
 # Surveys
 
 
-def _survey(path: str) -> dict | None:
-    """Fields of a spectrum of LAMOST, SDSS or DESI; None for another file."""
-    overrides, unknown = {}, set()
-    for _ in range(3):
+def _survey(path: str) -> dict:
+    """Fields of a spectrum of LAMOST, SDSS or DESI."""
+    overrides: dict[str, float] = {}
+    while True:
         try:
-            found = read_spectrum(path, overrides)
+            return _survey_fields(read_spectrum(path, overrides), overrides)
         except SpectrumError as error:
-            if error.reason == "no_velocity":
-                overrides, unknown = overrides | {"rv": 0.0}, unknown | {"rv"}
-            elif error.reason == "no_position":
-                overrides, unknown = overrides | {"ra": 0.0, "dec": 0.0}, unknown | {"ra"}
-            elif error.reason in _LOST or error.reason in _SURVEY:
+            # A velocity is found, and a position is not needed.
+            lacking = {"no_velocity": ("rv",), "no_position": ("ra", "dec")}.get(error.reason)
+            if lacking is None or lacking[0] in overrides:
                 raise
-            else:
-                return None
-        else:
-            return _survey_fields(found, unknown)
-    return None
+            overrides |= dict.fromkeys(lacking, 0.0)
 
 
-def _survey_fields(found: SurveySpectrum, unknown: set[str]) -> dict:
+def _survey_fields(found: SurveySpectrum, unknown: Mapping[str, float]) -> dict:
     meta = found.meta
     settings = config.Fit()
     bad = (found.andmask & settings.andmask_bits != 0) | (found.ormask & settings.ormask_bits != 0)
@@ -158,7 +166,7 @@ def _survey_fields(found: SurveySpectrum, unknown: set[str]) -> dict:
         fields["lsf_sigma"] = _line_spread(wavelength, np.array(lsf))
     else:
         fields["resolving_power"] = settings.resolving_power_blue
-        fields["notes"] = (f"resolving power taken as {settings.resolving_power_blue:.0f}: the file does not say",)
+        fields["notes"] = (f"{_ASSUMED_POWER} as {settings.resolving_power_blue:.0f}: the file does not say",)
     if "rv" not in unknown:
         fields |= {"rv": meta["rv"], "rv_err": meta["rv_err"]}
     position = {} if "ra" in unknown else {"ra": meta["ra"], "dec": meta["dec"]}
@@ -224,7 +232,7 @@ def _from_columns(
     flux = next((c for c in _FLUX if c in columns), None)
     if wave is None or flux is None:
         return None
-    rows = {name: np.asarray(values) for name, values in columns.items()}
+    rows = {name: _array(values) for name, values in columns.items()}
     # One row of arrays, as ESO has it, or a number a row.
     if rows[wave].ndim == 2:
         if len(rows[wave]) != 1:
@@ -233,14 +241,13 @@ def _from_columns(
             )
         rows = {name: values[0] for name, values in rows.items() if values.ndim == 2}
     rows = {name: v for name, v in rows.items() if v.dtype.kind in "fiub" and v.shape == rows[wave].shape}
-    if flux not in rows or rows[wave].ndim != 1:
+    if not {wave, flux} <= rows.keys() or rows[wave].ndim != 1:
         return None
     wavelength = rows[wave].astype(np.float64)
     unit = _unit(stored.get(wave, ""))
     log = wave in _LOG_WAVELENGTH or "LOG" in stored.get(wave, "").upper()
-    wavelength = (10**wavelength if log else wavelength) * (
-        unit or _guessed_unit(10**wavelength if log else wavelength)
-    )
+    wavelength = 10**wavelength if log else wavelength
+    wavelength = wavelength * (unit or _guessed_unit(wavelength))
     fields = {"wavelength": wavelength, "flux": _with_unit(rows[flux], stored.get(flux, ""))}
     for kind, names in _ERRORS.items():
         column = next((c for c in names if c in rows), None)
@@ -264,6 +271,12 @@ def _from_columns(
     if medium is None and "obs.atmos" in said.get(wave, "").lower():
         medium = "air"
     return fields | _from_cards(cards, fields, medium, default="vacuum")
+
+
+def _array(values: np.ndarray) -> np.ndarray:
+    """A column as an array, also if its one row has a length of its own."""
+    values = np.asarray(values)
+    return np.asarray(values[0])[None] if values.dtype == object and len(values) == 1 else values
 
 
 def _from_images(images: list, header: fits.Header) -> dict | None:
@@ -341,7 +354,7 @@ def _from_cards(cards: Mapping[str, object], fields: Mapping[str, object], mediu
     medium = medium or _medium(cards)
     if medium is None:
         medium = default
-        notes.append(f"wavelengths are taken for those in {default}: the file does not say")
+        notes.append(f"{ASSUMED_MEDIUM} in {default}: the file does not say")
     out["medium"] = medium
     if not {"fwhm", "resolving_power", "lsf_sigma"} & fields.keys():
         power = next((p for p in (_number(cards.get(k)) for k in _POWERS) if p and p > 100), None)
@@ -349,7 +362,7 @@ def _from_cards(cards: Mapping[str, object], fields: Mapping[str, object], mediu
             instrument = str(cards.get("INSTRUME", "")).upper().strip()
             power = _INSTRUMENTS.get(instrument)
             if power is not None:
-                notes.append(f"resolving power taken as {power:.0f}, that of {instrument}")
+                notes.append(f"{_ASSUMED_POWER} as {power:.0f}, that of {instrument}")
         if power is not None:
             out["resolving_power"] = power
     if str(cards.get("SPECSYS", "")).upper().startswith("TOPO"):
@@ -501,4 +514,4 @@ def _specutils(path: str) -> dict:
         "uncertainty": found.uncertainty,
         "mask": found.mask,
     }
-    return fields | {"notes": ("wavelengths are taken for those in vacuum: the file does not say",)}
+    return fields | {"notes": (f"{ASSUMED_MEDIUM} in vacuum: the file does not say",)}

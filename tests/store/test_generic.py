@@ -197,6 +197,22 @@ def test_a_survey_without_velocity_is_read(lamost_files, tmp_path) -> None:
     assert np.isnan(found.rv_err)
 
 
+def test_a_row_of_a_length_of_its_own(tmp_path) -> None:
+    columns = [fits.Column(name, "PD()", array=[values]) for name, values in (("WAVE", LINEAR), ("FLUX", LINEAR))]
+    fits.BinTableHDU.from_columns(columns).writeto(tmp_path / "a.fits")
+    found = read(tmp_path / "a.fits", rv=1, resolving_power=9000)
+    assert np.array_equal(found.flux, LINEAR)
+
+
+def test_files_of_surveys_that_lack_something_say_what(lamost_files, tmp_path) -> None:
+    path = sorted((lamost_files / "dr5").glob("*.fits*"))[0]
+    with fits.open(path) as hdus:
+        hdus[0].header["HELIO"] = False
+        hdus.writeto(tmp_path / "a.fits", output_verify="ignore")
+    with pytest.raises(InputError, match="HELIO = F in the header"):
+        read(tmp_path / "a.fits")
+
+
 def test_what_is_no_spectrum_is_named_with_a_remedy(tmp_path) -> None:
     (tmp_path / "page.html").write_text("<html>no file</html>\n<p>at all")
     fits.PrimaryHDU(np.ones((30, 50))).writeto(tmp_path / "picture.fits")
