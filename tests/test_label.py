@@ -14,11 +14,13 @@ import torch
 from astropy import units
 from astropy.io import fits
 from click.testing import CliRunner
+from scipy.ndimage import gaussian_filter1d
 
 import hotdask
 from hotdask import windows
 from hotdask.cli import main
 from hotdask.emulator import load_emulator, mean_lsf
+from hotdask.emulator.broadening import FINE_STEP, LIMB_DARKENING, Broadener
 from hotdask.errors import InputError
 from hotdask.flags import Flag
 from hotdask.labels import INDEX, LABEL_NAMES, LABELS, LSF_NAMES
@@ -28,10 +30,11 @@ from hotdask.spectra.spectrum import SpectrumWarning
 from hotdask.steps.crosscorrelation import find_velocity, template_labels
 from hotdask.steps.label import Labeler
 from hotdask.store.lamost import read_spectra
+from hotdask.store.library import read_library
 from hotdask.validation.accuracy import label_stars, prepare_stars
 from hotdask.validation.bibliography import read_bibliography
 from hotdask.validation.libraries import read_stars
-from hotdask.windows import SPEED_OF_LIGHT, air_to_vacuum
+from hotdask.windows import FWHM, SPEED_OF_LIGHT, air_to_vacuum
 
 TRUE = [13500, 4.0, 3, 90, 0.09, 0, 0, 0, 0, 0, 0]
 
@@ -122,6 +125,30 @@ def test_stars_of_libraries_have_the_labels_of_the_accuracy(reference_stars, lab
                 ours[INDEX["vsini"]] = abs(ours[INDEX["vsini"]])
                 assert np.abs((ours - theirs) / error).max() < 0.02, (result.name, fit)
             assert abs(result.values[0] - expected.loc[i, "teff"]) < 0.5 * error[0]
+
+
+def test_spectra_of_high_resolution_have_the_labels_of_the_same_stars_at_low(library_file) -> None:
+    library = read_library(library_file)
+    rows, vsini, power = np.array([5, 325]), 60.0, 6000.0
+    step = np.log(10) * FINE_STEP
+    fine = 10 ** (library.log_start + FINE_STEP * np.arange(library.flux.shape[1]))
+    # By Fourier transform to R = 1800 at once, or by sums to R = 6000 and then as any spectrum of that is brought down.
+    broadener = Broadener(library.log_start, len(fine))
+    at_once = broadener.broaden(broadener.transform(library.flux[rows]), np.full(2, vsini), np.tile(mean_lsf(), (2, 1)))
+    x = np.arange(-200, 201) * step * SPEED_OF_LIGHT / vsini
+    inside = np.clip(1 - x**2, 0, None)
+    rotation = 2 * (1 - LIMB_DARKENING) * np.sqrt(inside) + 0.5 * np.pi * LIMB_DARKENING * inside
+    high, low = [], []
+    for flux, coarse in zip(library.flux[rows], at_once, strict=True):
+        turned = np.convolve(np.pad(flux, 200, mode="edge"), rotation / rotation.sum(), "valid")
+        seen = gaussian_filter1d(turned, 1 / (power * FWHM * step))
+        high.append(hotdask.Spectrum(fine, seen, seen / 100, resolving_power=power, rv=0))
+        low.append(hotdask.Spectrum(windows.rest_wavelength(), coarse, coarse / 100, resolving_power=1800, rv=0))
+    for ours, theirs in zip(hotdask.label(high), hotdask.label(low), strict=True):
+        used = ours.model.used & theirs.model.used
+        assert used.sum() > 2500
+        assert np.abs(ours.model.flux - theirs.model.flux)[used].max() < 1e-3
+        assert np.abs((ours.values - theirs.values) / theirs.errors).max() < 0.4
 
 
 # Velocities
