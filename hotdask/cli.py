@@ -498,6 +498,49 @@ def plot(run, specid, out) -> None:
     click.echo(plot_spectrum(run, specid, out))
 
 
+@main.command("label")
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--rv", default=None, help="Velocity [km/s], or find.  [default: the file's; else it is found]")
+@click.option("--plot", type=click.Path(), help="Page or figure to write (.html, .png, .svg); of several, one each.")
+@click.option("--air/--vacuum", "air", default=None, help="What wavelengths are in.  [default: as the file says]")
+@click.option("--resolving-power", type=float, help="λ/FWHM of a narrow line.  [default: as the file says]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--emulator", type=click.Path(), help="A shipped emulator by name, or a file.")
+def label_files(files, rv, plot, air, resolving_power, as_json, emulator) -> None:
+    """Label spectra of any instrument, one a FILE: FITS images and tables, text, LAMOST, SDSS, DESI (FILE#TARGETID).
+
+    Spectra finer than R = 1800 are degraded. All labels are printed with formal errors.
+    """
+    import os
+    import warnings
+
+    # Before NumPy is imported: arrays of one spectrum are too small to share.
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    try:
+        velocity = None if rv in (None, "find") else float(rv)
+    except ValueError as problem:
+        raise click.UsageError(f"--rv {rv}: give a velocity in km/s, or find") from problem
+    if plot and Path(plot).suffix.lower() not in (".html", ".png", ".svg"):
+        raise click.UsageError(f"--plot {plot}: give a name that ends in .html, .png or .svg")
+    from hotdask.single.label import label
+    from hotdask.single.result import to_json
+    from hotdask.store.generic import read
+
+    medium = None if air is None else "air" if air else "vacuum"
+    spectra = [read(file, rv=velocity, medium=medium, resolving_power=resolving_power) for file in files]
+    # Warnings are among the notes.
+    with warnings.catch_warnings(action="ignore", category=UserWarning):
+        results = label(spectra, find_rv=rv == "find", emulator=emulator)
+    click.echo(to_json(results) if as_json else "\n\n".join(map(str, results)))
+    if plot:
+        path = Path(plot)
+        for number, result in enumerate(results, 1):
+            own = path if len(results) == 1 else path.with_stem(f"{path.stem}-{number}")
+            result.plot(own)
+            click.echo(str(own), err=True)
+
+
 @main.command("status")
 @click.argument("folder", type=click.Path(exists=True, file_okay=False))
 def describe(folder) -> None:

@@ -26,8 +26,19 @@ ALLOWED = {
     "recovery": {"steps", "emulator", "information", "simulation", "library.spectra"},
     "validation": {"steps", "emulator", "spectra", "library", "recovery", "store.usertables", "store.columns"},
     "simulation": {"steps", "emulator", "information", "store.lamost_writer"},
+    "single": {"steps", "spectra", "emulator", "store.generic", "report"},
     "pipeline": {"steps", "store", "emulator", "library", "report", "simulation", "information", ""},
-    "cli": {"pipeline", "emulator", "library", "store.library", "store.export", "simulation", ""},
+    "cli": {
+        "single",
+        "pipeline",
+        "emulator",
+        "library",
+        "store.library",
+        "store.export",
+        "store.generic",
+        "simulation",
+        "",
+    },
 }
 DASK = {"dask", "distributed"}
 # Third parties that must not be imported, by part of the package.
@@ -41,6 +52,7 @@ FORBIDDEN = {
     "simulation": DASK | {"zarr", "xarray"},
     "information": DASK | {"zarr", "xarray"},
     "corruption": DASK | {"torch", "zarr", "xarray"},
+    "single": DASK | {"zarr", "xarray"},
     "validation": DASK | {"zarr", "xarray"},
     "recovery": DASK | {"zarr", "xarray"},
     "cli": DASK | {"zarr", "torch"},

@@ -20,7 +20,18 @@ from hotdask.pipeline.cluster import open_client
 from hotdask.store.library import read_library
 
 VERBS = ["simulate", "library", "train", "information", "ingest", "fit", "catalog", "report", "run"]
-VERBS += ["candidates", "certificates", "compare", "estimate", "export", "model-error", "plot", "status", "verify"]
+VERBS += [
+    "candidates",
+    "certificates",
+    "compare",
+    "estimate",
+    "export",
+    "label",
+    "model-error",
+    "plot",
+    "status",
+    "verify",
+]
 
 
 def call(*arguments: object) -> Result:

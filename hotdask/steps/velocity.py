@@ -84,6 +84,20 @@ def is_suspect(shift: np.ndarray, error: np.ndarray, chi2_red: np.ndarray) -> np
     return (size > RV_SHIFT) & (size > SIGNIFICANT * np.sqrt(np.maximum(chi2_red, 1.0)) * error)
 
 
+def gains(flux: np.ndarray, ivar: np.ndarray, model: np.ndarray, reach: int) -> np.ndarray:
+    """Δχ² of `scan` at shifts by −reach … reach pixels, (n, 2 reach + 1) float64; arrays as there, reach below 295."""
+    depth = 1.0 - model.astype(np.float64)
+    weight = ivar.astype(np.float64)
+    seen = np.where(ivar > 0, weight * (1.0 - flux), 0.0)
+    top, size = (
+        np.fft.irfft(np.fft.rfft(a, _PADDED) * np.fft.rfft(b, _PADDED).conj(), _PADDED)
+        for a, b in ((seen, depth), (weight, depth**2))
+    )
+    lag = np.arange(-reach, reach + 1)
+    top, size = top[:, lag], size[:, lag]
+    return np.divide(top.clip(min=0) ** 2, size, out=np.zeros_like(top), where=size > 0)
+
+
 def scan(flux: np.ndarray, ivar: np.ndarray, model: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Shift at which a model resembles spectra most, by least squares of a contrast at every whole pixel.
 
@@ -118,16 +132,8 @@ def scan(flux: np.ndarray, ivar: np.ndarray, model: np.ndarray) -> tuple[np.ndar
     >>> scan(np.roll(model, 6, axis=1), np.ones_like(model), model)[0].round(1).tolist()
     [414.5]
     """
-    depth = 1.0 - model.astype(np.float64)
-    weight = ivar.astype(np.float64)
-    seen = np.where(ivar > 0, weight * (1.0 - flux), 0.0)
-    top, size = (
-        np.fft.irfft(np.fft.rfft(a, _PADDED) * np.fft.rfft(b, _PADDED).conj(), _PADDED)
-        for a, b in ((seen, depth), (weight, depth**2))
-    )
     lag = np.arange(-REACH, REACH + 1)
-    top, size = top[:, lag], size[:, lag]
-    gain = np.divide(top.clip(min=0) ** 2, size, out=np.zeros_like(top), where=size > 0)
+    gain = gains(flux, ivar, model, REACH)
     best = gain.argmax(axis=1)
     inner = best.clip(1, lag.size - 2)
     left, middle, right = (gain[np.arange(len(gain)), inner + k] for k in (-1, 0, 1))

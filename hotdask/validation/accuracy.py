@@ -11,13 +11,12 @@ from hotdask.emulator.broadening import mean_lsf
 from hotdask.errors import InputError
 from hotdask.labels import ABUNDANCES, INDEX, LABEL_NAMES, LABELS
 from hotdask.recovery import robust_sigma
-from hotdask.spectra.degrade import RESOLVING_POWER, degrade
+from hotdask.spectra.arms import degrade_arms
 from hotdask.steps.label import Labeler
 from hotdask.steps.normalize import Normalizer
 from hotdask.validation.bibliography import Bibliography, known_labels, plain_name
 from hotdask.validation.kinds import KINDS, kind_of
 from hotdask.validation.libraries import Spectra
-from hotdask.windows import FWHM
 
 BINS: tuple[tuple[float, float], ...] = (
     (7e3, 11e3),
@@ -36,11 +35,6 @@ FITS: dict[str, str] = {"": "merged", "_all": "all lines", "_hmasked": "hydrogen
 
 SNR = 100.0
 """Assumed, the same in every pixel of the continuum: the libraries give no errors."""
-_ARMS = ((3820.0, windows.BLUE_RED_BREAK), (windows.BLUE_RED_BREAK, 9000.0))
-_STEP = 50.0
-_GRACE = 1.15
-"""How much wider than its arm's a pixel's line spread may be. Below 4200 Å that of STELIB is up to a tenth wider than
-any emulator knows; without those pixels its log g err more than with them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,12 +88,9 @@ def prepare_stars(
 
 def _prepare(spectra: Spectra, normalizer: Normalizer, least: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Flux and ivar (n, 3909), and line spread (n, 6), of the stars of one library."""
-    grid = windows.observed_wavelength()
-    native = np.interp(grid, spectra.wavelength, spectra.wavelength / spectra.fwhm)
-    arms = [arm_power(native[(grid >= low) & (grid < high)], least) for low, high in _ARMS]
-    target = np.where(grid < windows.BLUE_RED_BREAK, *arms)
-    found = degrade(spectra.wavelength, spectra.flux, fwhm=spectra.fwhm, target=target, air=spectra.air, rv=spectra.rv)
-    good = (found.ivar > 0) & (found.sigma * FWHM * target < _GRACE * grid)
+    found, good, arms = degrade_arms(
+        spectra.wavelength, spectra.flux, fwhm=spectra.fwhm, least=least, air=spectra.air, rv=spectra.rv
+    )
     # Library fluxes may be as small as 1e-14, whose squares single precision cannot hold.
     level = [np.median(row[use]) if use.any() else 1 for row, use in zip(found.flux, good, strict=True)]
     flux = found.flux / np.array(level, dtype=np.float32)[:, None]
@@ -121,25 +112,6 @@ def _table(spectra: Spectra, known: Bibliography) -> pd.DataFrame:
     table = {"name": names, "library": spectra.source, "spectral_type": spectra.spectral_type}
     table |= {"kind": kinds, "reference": reference}
     return pd.DataFrame(table | {f"{name}_ref": labels[:, i] for i, name in enumerate(LABEL_NAMES)})
-
-
-def arm_power(native: np.ndarray, least: float) -> float:
-    """Resolving power to bring an arm to: 1800, or what its coarsest pixels leave, in steps of 50, but not too little.
-
-    Parameters
-    ----------
-    native : (n,) float64
-        λ/FWHM of its pixels.
-    least : float
-        λ/FWHM.
-
-    Examples
-    --------
-    >>> wavelength = np.array([3820.0, 5800.0])
-    >>> [arm_power(wavelength / fwhm, 1400) for fwhm in (0.1, 2.5, 3.0)]
-    [1800.0, 1500.0, 1400.0]
-    """
-    return float(np.clip(_STEP * np.floor(native.min() / _STEP + 0.01), least, RESOLVING_POWER))
 
 
 def label_stars(stars: Stars, labeler: Labeler) -> pd.DataFrame:
