@@ -28,6 +28,7 @@ ALLOWED = {
     "simulation": {"steps", "emulator", "information", "store.lamost_writer"},
     "single": {"steps", "spectra", "emulator", "store.generic", "report"},
     "pipeline": {"steps", "store", "emulator", "library", "report", "simulation", "information", ""},
+    "__main__": {"cli"},
     "cli": {
         "single",
         "pipeline",
@@ -55,6 +56,7 @@ FORBIDDEN = {
     "single": DASK | {"zarr", "xarray"},
     "validation": DASK | {"zarr", "xarray"},
     "recovery": DASK | {"zarr", "xarray"},
+    "__main__": DASK | {"zarr", "torch"},
     "cli": DASK | {"zarr", "torch"},
     **{name: DASK | {"torch", "zarr", "xarray"} for name in FOUNDATIONS},
     "": DASK | {"torch", "zarr", "xarray"},

@@ -497,13 +497,14 @@ class _Flight:
         return trip.allowed is None or bool(trip.allowed & self.cluster.workers.keys() - self.still)
 
     def _withdraw(self) -> None:
-        """Take back what no worker has begun."""
-        try:
-            begun = self.cluster.begun()
-        except TimeoutError:
-            return
-        for future in [f for f in self.running if f.key not in begun and f.status == "pending"]:
-            self._drop(future)
+        """Take back what no worker has begun: first what waits at the scheduler, which is asked at once."""
+        for keys_of in (self.cluster.assigned, self.cluster.begun):
+            try:
+                begun = keys_of()
+            except TimeoutError:
+                return
+            for future in [f for f in self.running if f.key not in begun and f.status == "pending"]:
+                self._drop(future)
         if self.running:
             why = "the disk is full" if self.full is not None else "asked to stop (once more: at once)"
             print(f"{self.step}: {why}; {len(self.running)} tasks that run are finished first", file=sys.stderr)

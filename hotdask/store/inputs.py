@@ -146,8 +146,11 @@ def _expand(pattern: str) -> Iterator[str]:
         return
     for top in sorted(glob.glob(before)) if before else [""]:
         for folder in _folders(top):
-            # Not the pattern's own: names of folders may look like one.
-            yield from _expand(f"{glob.escape(folder)}{after.lstrip('/') or '*'}")
+            if after == "/":
+                yield folder
+            else:
+                # Escaped, since names of folders may look like patterns.
+                yield from _expand(f"{glob.escape(folder)}{after.lstrip('/') or '*'}")
 
 
 def _folders(top: str) -> Iterator[str]:
@@ -159,13 +162,17 @@ def _folders(top: str) -> Iterator[str]:
             folder = waiting.pop()
             try:
                 found = os.stat(folder or ".")
-                inside = sorted(e.name for e in os.scandir(folder or ".") if _leads_on(e))
             except OSError:
                 continue
             if (found.st_dev, found.st_ino) in seen:
                 continue
             seen.add((found.st_dev, found.st_ino))
             yield folder
+            try:
+                inside = sorted(e.name for e in os.scandir(folder or ".") if _leads_on(e))
+            except OSError:
+                # Whoever looks into it is told.
+                continue
             below = [f"{folder}{name}/" for name in inside]
             # Under its own name a folder is found before it is under that of a link to it.
             linked += [path for path in below if os.path.islink(path[:-1])]
