@@ -60,7 +60,7 @@ def _input_options(function: Callable) -> Callable:
         _cluster_options,
         click.option("--truth", help="Truth table of a simulated survey, to compare with in the report."),
         click.option("--limit", type=int, help="Only the first N files."),
-        click.option("--classes", help="Keep only these pipeline classes or subclasses, e.g. O,B,A."),
+        click.option("--classes", help="Keep only these pipeline classes or types of stars, e.g. O,B,A."),
         click.option("--out", help="Folder of the run."),
         click.option("--table", help="Table of paths (.csv, .parquet, .fits, …) instead of a pattern."),
         click.option("--spectra", multiple=True, help="Glob pattern of FITS files, quoted; ** any depth; repeatable."),
@@ -130,8 +130,8 @@ def simulate(folder, stars, spectra, broken, seed, emulator, scheduler, workers,
 def candidates(settings, out, survey, hot, ob, radius, scheduler, workers, dashboard) -> None:
     """List the spectra to label: class O, B or A, or at the place of a known hot star.
 
-    Tables are .parquet, .csv, .fits, or folders of HATS catalogs. SETTINGS, a TOML file, says how their columns are
-    called; what is shown here is the default:
+    Tables are .parquet, .csv, .ecsv, .fits, VOTable or VizieR's .tsv, or folders of HATS catalogs. SETTINGS, a TOML
+    file, says how their columns are called; what is shown here is the default:
 
     \b
     out = "candidates.parquet"

@@ -40,7 +40,9 @@ class Input(_Section):
         None, description="table (.csv, .parquet, .fits, VOTable, …) with a column path and optional overrides"
     )
     limit: int | None = Field(None, gt=0, description="take only the first N files")
-    classes: tuple[str, ...] = Field((), description="keep only pipeline classes or subclasses that start with these")
+    classes: tuple[str, ...] = Field(
+        (), description="keep only these pipeline classes, or types of stars, e.g. O, B, A"
+    )
     max_reject_share: float = Field(0.5, ge=0, le=1, description="stop when more than this share is rejected")
 
     @field_validator("spectra", mode="before")
@@ -262,6 +264,9 @@ class Cluster(_Section):
     )
     insecure: bool = Field(
         False, description="allow sockets off loopback without TLS: whoever reaches them runs code as you"
+    )
+    allow_any_class: bool = Field(
+        False, description="let start name a class of any package, whose import alone runs its code"
     )
     workers: int | None = Field(None, ge=1, description="worker processes of a local cluster; default: one per core")
     device: Literal["cpu", "cuda"] = Field(

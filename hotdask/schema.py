@@ -294,15 +294,21 @@ TRUTH: tuple[Column, ...] = (
 """What a simulated survey was made with."""
 
 
-def arrow_schema(columns: tuple[Column, ...]) -> pa.Schema:
-    """Arrow schema of a table, units and meanings in field metadata.
+def arrow_schema(columns: tuple[Column, ...], *, carried: pa.Schema | None = None) -> pa.Schema:
+    """Arrow schema of a table, units and meanings in field metadata; behind declared columns those carried along, which
+    are as `JOINED` declares them where it does.
 
     Examples
     --------
     >>> arrow_schema(CATALOG).field("teff").metadata[b"unit"]
     b'K'
     """
-    return pa.schema([c.field() for c in columns])
+    fields = [c.field() for c in columns]
+    joined = {c.name: c for c in JOINED}
+    for field in carried or ():
+        said = {"unit": "", "description": "carried from the input table"}
+        fields.append(joined[field.name].field() if field.name in joined else field.with_metadata(said))
+    return pa.schema(fields)
 
 
 def empty_frame(columns: tuple[Column, ...]) -> pd.DataFrame:
@@ -310,9 +316,7 @@ def empty_frame(columns: tuple[Column, ...]) -> pd.DataFrame:
     return arrow_schema(columns).empty_table().to_pandas()
 
 
-def to_table(
-    frame: pd.DataFrame, columns: tuple[Column, ...], *, extra: tuple[str, ...] = (), types: pa.Schema | None = None
-) -> pa.Table:
+def to_table(frame: pd.DataFrame, columns: tuple[Column, ...], *, extra: tuple[str, ...] = ()) -> pa.Table:
     """Arrow table of a frame, cast to the declared types, in the declared order.
 
     Parameters
@@ -323,8 +327,6 @@ def to_table(
         What to write.
     extra : tuple of str
         Undeclared columns to keep behind the declared ones (carried along from the user's input table).
-    types : pyarrow.Schema, optional
-        Types of undeclared columns; default: those of their values.
 
     Raises
     ------
@@ -334,17 +336,9 @@ def to_table(
     missing = [c.name for c in columns if c.name not in frame.columns]
     if missing:
         raise RunError(f"table lacks the columns {missing}; this is a bug in the step that made it")
-    fields = list(arrow_schema(columns))
-    joined = {c.name: c for c in JOINED}
-    for name in extra:
-        if name in joined:
-            fields.append(joined[name].field())
-            continue
-        known = types is not None and name in types.names
-        kind = types.field(name).type if known else pa.Array.from_pandas(frame[name]).type
-        fields.append(pa.field(name, kind, metadata={"unit": "", "description": "carried from the input table"}))
-    names = [f.name for f in fields]
-    return pa.Table.from_pandas(frame[names], schema=pa.schema(fields), preserve_index=False).replace_schema_metadata()
+    carried = pa.schema([(name, pa.Array.from_pandas(frame[name]).type) for name in extra])
+    schema = arrow_schema(columns, carried=carried)
+    return pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False).replace_schema_metadata()
 
 
 def pack_covariance(covariance: np.ndarray) -> pa.FixedSizeListArray:

@@ -24,7 +24,7 @@ ALLOWED = {
     "information": {"emulator", "library", "steps.normalize"},
     "corruption": set(),
     "recovery": {"steps", "emulator", "information", "simulation", "library.spectra"},
-    "validation": {"steps", "emulator", "spectra", "library", "recovery", "store.columns", "store.usertables"},
+    "validation": {"steps", "emulator", "spectra", "library", "recovery", "store.usertables", "store.columns"},
     "simulation": {"steps", "emulator", "information", "store.lamost_writer"},
     "single": {"steps", "spectra", "emulator", "store.generic", "report"},
     "pipeline": {"steps", "store", "emulator", "library", "report", "simulation", "information", ""},

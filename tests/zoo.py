@@ -945,6 +945,66 @@ def columns_in_lower_case_and_double(path, layout):
     table(path, lambda arrays: columns({k.lower(): v[None] for k, v in reversed(arrays.items())}, f"{N}D"))
 
 
+# Identities that could not name a file
+
+
+@kind("no_identity", layouts=EVERY)
+def planid_of_300_characters(path, layout):
+    drop(path, "PLANID")
+    text = "F" * 300
+    parts = [text[at : at + 60] for at in range(0, 300, 60)]
+    insert(
+        path,
+        f"PLANID  = '{parts[0]}&'".ljust(80).encode(),
+        *(f"CONTINUE  '{part}&'".ljust(80).encode() for part in parts[1:-1]),
+        f"CONTINUE  '{parts[-1]}'".ljust(80).encode(),
+    )
+
+
+@kind("no_identity", layouts=("dr5", "dr9"))
+def planid_of_a_folder(path, layout):
+    put(path, "PLANID", "'../../F5902'")
+
+
+@kind("no_identity")
+def planid_of_200_characters_in_the_name(path, layout):
+    drop(path, "PLANID")
+    return path.rename(path.with_name(f"spec-55859-{'F' * 200}_sp01-005.fits"))
+
+
+# Medium resolution: a table for each arm, coadded or of one exposure
+
+
+def arm(path, name, rows=1):
+    with fits.open(path) as hdus:
+        pixels = {key: np.array(hdus[1].data[key][0])[:3000] for key in ("FLUX", "IVAR", "WAVELENGTH")}
+    made = [fits.Column(key, "3000E", array=np.repeat(values[None], rows, axis=0)) for key, values in pixels.items()]
+    made.append(fits.Column("PIXMASK", "3000I", array=np.zeros((rows, 3000), np.int16)))
+    return fits.BinTableHDU.from_columns(made, name=name)
+
+
+def header_alone(path):
+    with fits.open(path) as hdus:
+        return fits.PrimaryHDU(header=hdus[0].header.copy())
+
+
+@kind("unknown_layout", layouts=TABLE)
+def medium_resolution(path, layout):
+    save(path, header_alone(path), *(arm(path, name) for name in ("COADD_B", "COADD_R", "B-84000012", "R-84000012")))
+
+
+@kind("unknown_layout", layouts=TABLE)
+def medium_resolution_of_single_exposures(path, layout):
+    save(path, header_alone(path), *(arm(path, name) for name in ("B-84000012", "R-84000012")))
+
+
+@kind("unknown_layout", layouts=TABLE)
+def medium_resolution_with_the_columns_of_low(path, layout):
+    table(path, lambda arrays: columns(arrays))
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(b"'COADD   '", b"'COADD_B '"))
+
+
 # Files that are none, or cannot be had
 
 
@@ -971,6 +1031,13 @@ def unix_socket(path, layout):
             server.bind(path.name)
     finally:
         os.chdir(before)
+
+
+@kind("unreadable")
+def link_to_the_kernels_messages(path, layout):
+    """To the system it is a regular file of no bytes, and reading it waits forever."""
+    remove(path)
+    path.symlink_to("/proc/kmsg")
 
 
 @kind("unreadable")

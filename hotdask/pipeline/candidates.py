@@ -1,7 +1,6 @@
 """The list of candidates: spectra of pipeline class O, B or A, and those at the place of a known hot star."""
 
 import os
-import re
 import string
 from collections.abc import Callable, Mapping
 
@@ -15,6 +14,7 @@ from hotdask.errors import InputError
 from hotdask.pipeline.cluster import open_client
 from hotdask.pipeline.neighbors import match_nearest, need_columns, read_sky
 from hotdask.schema import SOURCES
+from hotdask.store.classes import are_selected
 from hotdask.store.columns import angles, find_column, numbers
 from hotdask.store.inputs import RESERVED
 from hotdask.store.usertables import Piece, column_units, list_pieces, plain_types, read_pieces, write_user_table
@@ -149,11 +149,8 @@ def read_survey(
         for name in (survey.ra, survey.dec)
     )
     out = pd.DataFrame({"ra": ra, "dec": dec})
-    # A5V and OB are types of stars; AGN, Binary and BROADLINE only begin like one.
-    begins = rf"\s*(?:{'|'.join(map(re.escape, survey.classes))})(?![A-Za-z]{{2}})"
-    out["source_class"] = False
-    for name in survey.class_columns:
-        out["source_class"] |= frame[named[name]].astype("str").str.match(begins).to_numpy(bool)
+    classes = pd.DataFrame({name: frame[named[name]] for name in survey.class_columns})
+    out["source_class"] = are_selected(classes, survey.class_columns, survey.classes).to_numpy(bool)
     return out.assign(**{f"_{name}": frame[named[name]] for name in carried})
 
 

@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import Literal
 
 import pandas as pd
-from distributed import Client
+from distributed import CancelledError, Client
 
-from hotdask import config
+from hotdask import __version__, config
 from hotdask.errors import RunError, SettingsError
 from hotdask.pipeline import maps, tables
 from hotdask.pipeline.cluster import GPU, open_client
 from hotdask.pipeline.estimate import measure, refuse_on
+from hotdask.pipeline.identity import code_identity
 from hotdask.pipeline.ingest import ingest
-from hotdask.pipeline.join import check_tables
+from hotdask.pipeline.join import JOIN, check_tables
 from hotdask.pipeline.pages import write_report
 from hotdask.pipeline.plan import INPUTS, batch_path, check_inputs, check_settings
 from hotdask.pipeline.profile import Profile, profiled
 from hotdask.pipeline.signals import interruptible
-from hotdask.pipeline.state import REPORT, STEPS, State, read_summary
+from hotdask.pipeline.state import REPORT, STEPS, State, known_summary
 from hotdask.pipeline.tasks import run_tasks, watched
 from hotdask.report.tracks import read_tracks
 from hotdask.schema import TRUTH
@@ -124,6 +125,7 @@ def _go_on(
     if not new:
         claim(folder, settings.store)
     _check_emulator(folder, identity)
+    _check_version(folder)
     batches = check_inputs(folder, entries, settings.cube.partition_size, planned=planned)
     if len(batches) > 1:
         echo(f"{folder}: {len(batches)} batches of files, the last of {batches[-1].files}")
@@ -132,6 +134,8 @@ def _go_on(
     if not left:
         echo(f"{folder}: nothing to do, {until} is complete")
         return state.summary
+    if "fit" in left:
+        _check_code(folder)
     here = client is None and settings.cluster.is_local
     began = time.monotonic()
     with ExitStack() as stack:
@@ -175,7 +179,9 @@ def _check_folder(folder: Path, entries: pd.DataFrame) -> None:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether the folder has settings as a run writes them, every section there."""
+    """Whether the folder has a receipt that we wrote, or settings as a run writes them, every section there."""
+    if any(list_receipts(folder, step) for step in ("settings", "stage", "plan")):
+        return True
     try:
         sections = tomllib.loads((folder / config.SETTINGS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -193,7 +199,7 @@ def _check_truth(path: str | None) -> None:
 
 def _check_emulator(folder: Path, identity: str) -> None:
     """See that fits made before were made with the same weights."""
-    before = (read_summary(folder) or {}).get("emulator", identity)
+    before = (known_summary(folder) or {}).get("emulator", identity)
     if before != identity and list_receipts(folder, "fit"):
         raise SettingsError(
             f"{folder} was fitted with emulator {before}, now it is {identity}; give the old files in [fit], or "
@@ -201,9 +207,33 @@ def _check_emulator(folder: Path, identity: str) -> None:
         )
 
 
+def _check_version(folder: Path) -> None:
+    """See that nothing was fitted by another version: one catalog holds labels of one."""
+    made = sorted({code for code in _fitted_by(folder) if code.partition("+")[0] != __version__})
+    if made:
+        raise SettingsError(
+            f"{folder} was fitted by hotdask {made[0]}, this is {__version__}; use that version, give another --out, "
+            f"or remove {folder / 'receipts'} to have all made again"
+        )
+
+
+def _check_code(folder: Path) -> None:
+    """See that the fits that are left would be made by the code that made the others."""
+    made = sorted(_fitted_by(folder) - {code_identity()})
+    if made:
+        raise SettingsError(
+            f"{folder} was fitted by hotdask {made[0]} and has fits left to make, this is {code_identity()}; use that "
+            f"code, give another --out, or remove {folder / 'receipts/fit'} to have all fits made again"
+        )
+
+
+def _fitted_by(folder: Path) -> set[str]:
+    return {receipt.extra["code"] for receipt in list_receipts(folder, "fit").values() if "code" in receipt.extra}
+
+
 def _count_planned(folder: Path) -> int:
     """Batches whose files are the run's for good."""
-    counted = (read_summary(folder) or {"counts": {}})["counts"].get("batches", 0)
+    counted = (known_summary(folder) or {"counts": {}})["counts"].get("batches", 0)
     return max(counted, *(number + 1 for number in list_receipts(folder, "plan")), 0)
 
 
@@ -235,17 +265,24 @@ def _catalog(state: State, client: Client) -> None:
     with watched(client, state.settings.cluster.patience), client.as_current():
         found = tables.build_catalog(state.folder, state.settings, state.layout, state.provenance(), echo=state.echo)
     state.summary["catalog"] = found
+    tables_beside = [state.folder / name for name in (tables.STARS, JOIN) if (state.folder / name).exists()]
+    state.receive("catalog", tables_beside, found["rows"])
     state.echo(f"catalog: {found['rows']} spectra of {found['stars']} stars, {found['repeat_pairs']} repeat pairs")
 
 
 def _report(state: State, client: Client) -> None:
     folder = str(state.folder)
     key = f"report-{uuid.uuid4().hex[:8]}"
-    page = client.submit(write_report, folder, state.settings, state.emulator, state.summary, key=key, pure=False)
-    with watched(client, state.settings.cluster.patience):
+    with watched(client, state.settings.cluster.patience) as workers:
+        page = client.submit(
+            write_report, folder, state.settings, state.emulator, state.summary, key=key, pure=False, workers=workers
+        )
         error = page.exception()
         if page.cancelled():
-            raise error
+            # What a lost scheduler leaves has no error of its own.
+            raise error or CancelledError(key)
     if error is not None:
         raise RunError(f"the report failed ({type(error).__name__}: {error}); the catalog is complete") from error
+    pages = sorted(path for path in (state.folder / REPORT).parent.rglob("*") if path.is_file())
+    state.receive("report", pages, len(pages))
     state.echo(f"report: {state.folder / REPORT}")

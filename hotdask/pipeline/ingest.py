@@ -1,9 +1,13 @@
 """From files to the cube: read a batch, plan where its spectra go, write the partitions."""
 
+import os
+from collections import defaultdict
+from collections.abc import Mapping
+
 import pandas as pd
 from distributed import Client
 
-from hotdask.errors import RunError
+from hotdask.errors import MissingInputError, RunError, WorkerError
 from hotdask.pipeline import maps
 from hotdask.pipeline.plan import (
     INPUTS,
@@ -23,6 +27,7 @@ from hotdask.pipeline.state import State
 from hotdask.pipeline.tasks import run_tasks
 from hotdask.schema import REJECTS, to_table
 from hotdask.store.cube import create_cube, cube_place, layout_files, read_layout
+from hotdask.store.desi import file_of
 from hotdask.store.parquet import read_table, write_table
 from hotdask.store.receipts import Receipt, hash_files, write_receipt
 from hotdask.store.staging import FOLDER as STAGING
@@ -52,6 +57,7 @@ def ingest(state: State, client: Client) -> None:
         done=layout.n_spectrum - sum(layout.counts[p] for p in left),
         rows=lambda receipt: receipt.rows,
         patience=state.settings.cluster.patience,
+        again=_put_back,
     )
     n_reject = len(read_rejects(folder))
     state.check_complete("ingest")
@@ -66,20 +72,48 @@ def ingest(state: State, client: Client) -> None:
     state.echo(f"ingest: {layout.n_spectrum} spectra in the cube, {n_reject} rejected")
 
 
+def _missing(error: WorkerError) -> list[str]:
+    """Inputs that a worker misses and this process, which saw them, does not see any more either."""
+    paths = error.paths if isinstance(error, MissingInputError) else ()
+    return [path for path in paths if not os.path.exists(file_of(path) if "#" in path else path)]
+
+
+def _put_back(partition: int, error: WorkerError) -> None:
+    for path in _missing(error):
+        raise RunError(f"{path}: could be read when the run began, now it cannot (no such file); put it back")
+
+
+class _Gone:
+    """Makes tasks of `maps.stage` do without files that are gone for all, so that these become rejects."""
+
+    def __init__(self, tasks: Mapping[int, tuple]):
+        self._tasks, self._gone = tasks, defaultdict(set)
+
+    def __call__(self, part: int, error: WorkerError) -> tuple | None:
+        missing = _missing(error)
+        for folder in sorted({os.path.dirname(path) for path in missing}):
+            if not os.path.isdir(folder):
+                raise RunError(f"{folder}: the folder was there when the run began, now it is gone; put it back")
+        self._gone[part].update(missing)
+        return (*self._tasks[part], tuple(sorted(self._gone[part]))) if missing else None
+
+
 def _plan(state: State, client: Client, batch: Batch) -> None:
     """Read all files of a batch into staged parts, and say which spectra go where."""
     folder, settings = state.folder, state.settings
     size, parts = settings.cube.partition_size, range(batch.first, batch.first + batch.parts)
     files = dict(zip(parts, split(batch.files, size), strict=True))
     left = state.todo("stage", parts)
+    tasks = {p: (maps.stage, str(folder), p, state.mark("stage", p), settings.input.classes) for p in left}
     run_tasks(
         client,
         "read",
-        {p: (maps.stage, str(folder), p, state.mark("stage", p), settings.input.classes) for p in left},
+        tasks,
         total=batch.files,
         done=batch.files - sum(files[p] for p in left),
         rows=lambda receipt: receipt.rows,
         patience=settings.cluster.patience,
+        again=_Gone(tasks),
     )
     earlier = [batch_path(folder, PLAN, number) for number in range(batch.number)]
     known = [read_table(path, ["specid", "obsid", "path"]).to_pandas() for path in earlier]

@@ -5,6 +5,7 @@ Everything a task makes is on disk before its receipt; nothing is held on a work
 
 import functools
 import json
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +15,9 @@ import torch
 
 from hotdask import config
 from hotdask.emulator import Emulator, load_emulator
-from hotdask.errors import RunError
+from hotdask.errors import MissingInputError, RunError, WorkerError
 from hotdask.labels import LSF_NAMES
+from hotdask.pipeline.identity import code_identity
 from hotdask.pipeline.plan import INPUTS, PLAN, list_batches, read_group
 from hotdask.schema import CUBE as CUBE_VARIABLES
 from hotdask.schema import fits_columns
@@ -34,7 +36,7 @@ from hotdask.store.cube import (
 from hotdask.store.inputs import SIZE, TIME
 from hotdask.store.lamost import OVERRIDES, read_spectra
 from hotdask.store.modelerror import ModelError, read_model_error
-from hotdask.store.receipts import Receipt, hash_files, write_receipt
+from hotdask.store.receipts import Receipt, check_receipt, hash_files, read_receipt, write_receipt
 from hotdask.store.staging import STAGED_INDEX, STAGED_PART, gather, is_staged, write_staged
 from hotdask.timing import Timings, kernel, timings
 
@@ -48,22 +50,48 @@ def _finish(run: str, step: str, partition: int, mark: str, rows: int, paths: li
     with kernel("hash"):
         files = hash_files(run, paths)
     kernels = spent.so_far()
-    extra = {"seconds": round(sum(wall for _, _, wall in kernels), 3), "kernels": kernels}
+    seconds = round(sum(wall for _, _, wall in kernels), 3)
+    extra = {"seconds": seconds, "kernels": kernels, "code": code_identity()}
     receipt = Receipt(step=step, partition=partition, fingerprint=mark, rows=rows, files=files, extra=extra)
     write_receipt(run, receipt)
     return receipt
 
 
-def stage(run: str, part: int, mark: str, classes: tuple[str, ...]) -> Receipt:
-    """Read one part of the input files, in input order; rows counts spectra and rejects."""
+def _done(run: str, step: str, partition: int, mark: str) -> Receipt | None:
+    """The receipt of a task that was done before and stands: its worker died, or another one was quicker."""
+    receipt = read_receipt(run, step, partition)
+    return receipt if receipt is not None and check_receipt(run, receipt, mark) is None else None
+
+
+def stage(run: str, part: int, mark: str, classes: tuple[str, ...], gone: tuple[str, ...] = ()) -> Receipt:
+    """Read one part of the input files, in input order; rows counts spectra and rejects.
+
+    Files that the command saw must be there for the worker too, except ``gone``, which it no longer sees either.
+
+    Raises
+    ------
+    MissingInputError
+        If one is not.
+    """
+    if receipt := _done(run, "stage", part, mark):
+        return receipt
     with timings() as spent:
         with kernel("list files"):
-            entries = read_group(list_batches(run, INPUTS), part).drop(columns=[SIZE, TIME])
+            entries = read_group(list_batches(run, INPUTS), part)
+            seen = entries.loc[entries[SIZE] >= 0, "path"]
+            entries = entries.drop(columns=[SIZE, TIME])
         with kernel("read files"):
             block, rejects = read_spectra(entries, classes=classes)
+        _check_seen(rejects, set(seen) - set(gone))
         with kernel("write staged"):
             paths = write_staged(run, part, block, rejects)
         return _finish(run, "stage", part, mark, len(entries), paths, spent)
+
+
+def _check_seen(rejects: pd.DataFrame, seen: set[str]) -> None:
+    missing = rejects.loc[(rejects["reason"] == "not_found") & rejects["path"].isin(seen), "path"]
+    if len(missing):
+        raise MissingInputError(socket.gethostname(), tuple(missing))
 
 
 def ingest(run: str, partition: int, mark: str) -> Receipt:
@@ -71,6 +99,8 @@ def ingest(run: str, partition: int, mark: str) -> Receipt:
 
     Staged parts are gone once the cube was complete: a partition lost later is read from its files again.
     """
+    if receipt := _done(run, "ingest", partition, mark):
+        return receipt
     with timings() as spent:
         with kernel("read plan"):
             plan = read_group(list_batches(run, PLAN), partition)
@@ -91,6 +121,7 @@ def ingest(run: str, partition: int, mark: str) -> Receipt:
 def _read_again(plan: pd.DataFrame) -> dict[str, np.ndarray]:
     """Pixels of a partition's spectra from their files; what the plan says of them holds, whatever the header says."""
     block, rejects = read_spectra(plan[["path", *OVERRIDES]])
+    _check_seen(rejects, set(plan["path"]))
     if len(rejects):
         reject = rejects.iloc[0]
         raise RunError(
@@ -107,13 +138,13 @@ def labeler(fit: str, normalization: str, identity: str, device: str) -> Labeler
     ------
     InputError
         If this machine has no such device.
-    RunError
+    WorkerError
         If an emulator file is not the one the run was started with.
     """
     settings = config.Fit(**json.loads(fit))
     models = load_models(settings, device)
     if models.id != identity:
-        raise RunError(f"this worker's emulator is {models.id}, the run uses {identity}; give all workers one file")
+        raise WorkerError(f"this worker's emulator is {models.id}, the run uses {identity}; give all workers one file")
     return models.labeler(settings, config.Normalize(**json.loads(normalization)), device)
 
 
@@ -183,6 +214,8 @@ def read_observed(run: str | Path, partition: int, model: Labeler, rows: slice |
 
 def fit(run: str, partition: int, mark: str, settings: config.Settings, identity: str) -> Receipt:
     """Both fits of one partition."""
+    if receipt := _done(run, "fit", partition, mark):
+        return receipt
     one_thread()
     with timings() as spent:
         with kernel("load emulator"):

@@ -32,6 +32,7 @@ from hotdask.store.desi import file_of
 from hotdask.store.inputs import input_signature
 from hotdask.store.lamost import PASSING
 from hotdask.store.parquet import read_table, to_frame
+from hotdask.store.receipts import Receipt, check_receipt, hash_file, hash_files, read_receipt, write_receipt
 
 INPUTS, PLAN, REJECTED = "inputs", "plan", "rejects"
 _SKY = HEALPix(nside=4096, order="nested")
@@ -142,8 +143,8 @@ def check_settings(run: Path, settings: config.Settings, *, begun: bool = True) 
     """
     path = run / config.SETTINGS
     sections = (*config.OF_LABELS, "store") if begun else ("store",)
-    if path.exists():
-        before = tomllib.loads(path.read_text(encoding="utf-8"))
+    before = _read_settings(run)
+    if before is not None:
         now = tomllib.loads(config.dump_settings(settings))
         changed = [
             f"  {section}.{key}: {before.get(section, {}).get(key)!r} -> {now.get(section, {}).get(key)!r}"
@@ -157,6 +158,22 @@ def check_settings(run: Path, settings: config.Settings, *, begun: bool = True) 
                 "give the old settings, or another --out for the new ones"
             )
     write_text(path, config.dump_settings(settings))
+    files = hash_files(run, [path])
+    write_receipt(run, Receipt("settings", 0, "settings", 1, files=files))
+
+
+def _read_settings(run: Path) -> dict | None:
+    """Settings as the last command left them; None if there are none, or they are not what it wrote.
+
+    Nothing is mixed then either: receipts say with which settings each partition was made.
+    """
+    receipt = read_receipt(run, "settings", 0)
+    if receipt is not None and check_receipt(run, receipt, "settings") is not None:
+        return None
+    try:
+        return tomllib.loads((run / config.SETTINGS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def check_inputs(run: Path, entries: pd.DataFrame, size: int, *, planned: int) -> list[Batch]:
@@ -219,10 +236,12 @@ def _as_batches(frames: list[pd.DataFrame], size: int) -> list[Batch]:
 
 
 def _read_inputs(run: Path, number: int, now: pd.DataFrame, size: int) -> pd.DataFrame:
-    """A planned batch; made again from what was planned and rejected of it if its file is gone or damaged."""
-    path = batch_path(run, INPUTS, number)
-    with suppress(RunError):
-        return to_frame(read_table(path))
+    """A planned batch; made again from what was planned and rejected of it if its file is not what it was."""
+    path, receipt = batch_path(run, INPUTS, number), read_receipt(run, "plan", number)
+    with suppress(RunError, OSError):
+        frame = to_frame(read_table(path))
+        if receipt is None or receipt.files.get(path.relative_to(run).as_posix()) == hash_file(path):
+            return frame
     files = [read_table(batch_path(run, table, number), ["path"])["path"].to_pylist() for table in (PLAN, REJECTED)]
     write_grouped(path, frame := now[now["path"].isin({*files[0], *files[1]})], split(len(frame), size))
     return to_frame(read_table(path))

@@ -11,13 +11,14 @@ import hotdask
 from hotdask import config
 from hotdask.errors import RunError
 from hotdask.pipeline import maps
+from hotdask.pipeline.identity import code_identity
 from hotdask.pipeline.join import signature
 from hotdask.pipeline.plan import INPUTS, PLAN, Batch, batch_path, count_files, fingerprint, list_batches, read_batches
 from hotdask.store.atomic import write_text
 from hotdask.store.catalog import FITS_FOLDER, is_sound
 from hotdask.store.cube import SIDECAR, Layout
 from hotdask.store.parquet import count_rows, list_parts, part_path
-from hotdask.store.receipts import Receipt, check_receipt, list_receipts
+from hotdask.store.receipts import Receipt, check_receipt, hash_files, list_receipts, seal, write_receipt
 
 SUMMARY, REPORT = "run.json", "report/index.html"
 STEPS = ("ingest", "fit", "catalog", "report")
@@ -37,20 +38,31 @@ class State:
         batches: list[Batch],
         emulator: str,
         echo: Callable[[str], None],
+        version: str = hotdask.__version__,
     ):
+        self.version, self._fits = version, ""
         self.folder, self.settings, self.emulator, self.batches, self.echo = folder, settings, emulator, batches, echo
         self.n_input = count_files(folder)
         self._ingest, mark = [], ""
         for batch in batches:
             # A batch is made with those before it: they decide which of its exposures are known already.
-            mark = fingerprint(mark, batch.inputs, settings.fingerprint("input", "cube"))
+            mark = fingerprint(mark, batch.inputs, settings.fingerprint("input", "cube"), version)
             self._ingest.append(mark)
         self._fit = [fingerprint(m, settings.fingerprint("normalize", "fit"), emulator) for m in self._ingest]
-        catalog = fingerprint(self._fit[-1], settings.fingerprint("catalog", "join"), signature(settings.join))
-        self.marks = {"layout": mark, "ingest": mark, "fit": self._fit[-1], "catalog": catalog}
-        self.marks["report"] = fingerprint(catalog, settings.report.model_dump(mode="json"))
-        self.summary = read_summary(folder) or {"counts": {"files": self.n_input}, "seconds": {}, "done": {}}
+        self.summary = known_summary(folder) or {"counts": {"files": self.n_input}, "seconds": {}, "done": {}}
         self._checked: dict[tuple[str, int], tuple[Receipt, str | None]] = {}
+
+    @property
+    def marks(self) -> dict[str, str]:
+        """What each step is made with; the catalog with the fits as they are, so that no other is left beside them."""
+        if not self._fits:
+            made = list_receipts(self.folder, "fit")
+            self._fits = fingerprint({str(partition): receipt.files for partition, receipt in made.items()})
+        joined = self.settings.fingerprint("catalog", "join"), signature(self.settings.join)
+        catalog = fingerprint(self._fit[-1], self._fits, *joined)
+        report = fingerprint(catalog, self.settings.report.model_dump(mode="json"))
+        ingest = self._ingest[-1]
+        return {"layout": ingest, "ingest": ingest, "fit": self._fit[-1], "catalog": catalog, "report": report}
 
     def mark(self, step: str, partition: int) -> str:
         """What a partition of a step is made with; of step ``plan``, the number is that of the batch."""
@@ -58,6 +70,8 @@ class State:
             return self._ingest[partition]
         if step == "stage":
             return self._ingest[sum(partition >= batch.first for batch in self.batches) - 1]
+        if step == "settings":
+            return step
         if step in ("ingest", "fit"):
             starts = [self.layout.first(number) for number in range(len(self.batches))]
             marks = self._ingest if step == "ingest" else self._fit
@@ -83,9 +97,9 @@ class State:
                 return False
             self.check_complete(step)
             return True
-        if step == "catalog":
-            return self.catalog_sound()
-        return (self.folder / REPORT).exists()
+        if self.todo(step, [0]):
+            return False
+        return step != "catalog" or self.catalog_sound()
 
     def catalog_sound(self) -> bool:
         """Whether a whole catalog is published, each part with the content its name says."""
@@ -130,23 +144,30 @@ class State:
 
     def record(self, step: str, seconds: float, **counts: object) -> None:
         """Write ``run.json``; called when a step is complete."""
+        self._fits = ""
         self.summary["counts"] |= counts
         if seconds:
             self.summary["seconds"][step] = round(seconds, 2)
         if step in self.marks:
             self.summary["done"][step] = self.marks[step]
         self.summary |= self.provenance()
-        text = json.dumps(self.summary, indent=1)
-        write_text(self.folder / SUMMARY, text + "\n")
         # Tuples become lists: a run returns the same as the next look at its file.
-        self.summary = json.loads(text)
+        self.summary = json.loads(json.dumps(self.summary))
+        text = json.dumps({**self.summary, "seal": seal(self.summary)}, indent=1)
+        write_text(self.folder / SUMMARY, text + "\n")
+
+    def receive(self, step: str, files: Iterable[Path], rows: int) -> None:
+        """Write the receipt of a step that is one task, over the files that it wrote."""
+        mark = self.marks[step]
+        write_receipt(self.folder, Receipt(step, 0, mark, rows, files=hash_files(self.folder, files)))
 
     def provenance(self) -> dict:
         """Versions, settings and emulator: what every catalog carries."""
         packages = {name: importlib.metadata.version(name) for name in _PACKAGES}
         settings = self.settings.model_dump_json(include=set(config.DECISIVE))
         return {
-            "hotdask": hotdask.__version__,
+            "hotdask": self.version,
+            "code": code_identity(),
             "emulator": self.emulator,
             "inputs": [{"files": batch.files, "hash": batch.inputs} for batch in self.batches],
             "fingerprint": self.marks["catalog"],
@@ -161,15 +182,26 @@ def read_summary(folder: str | Path) -> dict | None:
     Raises
     ------
     RunError
-        If it is not JSON.
+        If it is not what was written.
     """
     path = Path(folder, SUMMARY)
     try:
-        return json.loads(path.read_text())
+        body = json.loads(path.read_bytes())
+        if body.pop("seal") != seal(body):
+            raise ValueError("its content changed after it was written")
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise RunError(f"{path} is damaged ({error}); remove it and run again: finished partitions are kept") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path} is damaged ({error}); the next command makes it again") from error
+    return body
+
+
+def known_summary(folder: str | Path) -> dict | None:
+    """`read_summary`, or None where it is damaged: a run knows all of it from its receipts, but for times."""
+    try:
+        return read_summary(folder)
+    except RunError:
+        return None
 
 
 def open_state(folder: str | Path, echo: Callable[[str], None] = print) -> State:
@@ -185,7 +217,9 @@ def open_state(folder: str | Path, echo: Callable[[str], None] = print) -> State
         raise RunError(f"{folder} holds no run (no {config.SETTINGS}); give the --out folder of `hotdask run`")
     settings = config.load_settings(folder / config.SETTINGS)
     batches = read_batches(folder, settings.cube.partition_size)
-    identity = (read_summary(folder) or {}).get("emulator")
+    summary = known_summary(folder) or {}
+    identity = summary.get("emulator")
     if identity is None:
         identity = maps.load_models(settings.fit, "cpu").id
-    return State(folder, settings, batches, identity, echo)
+    # What another version made may be looked at by this one.
+    return State(folder, settings, batches, identity, echo, summary.get("hotdask", hotdask.__version__))

@@ -17,7 +17,7 @@ from hotdask.pipeline.cluster import open_client
 from hotdask.pipeline.progress import Progress
 from hotdask.schema import TRUTH, to_table
 from hotdask.simulation import Simulation, draw_stars, draw_visits, write_broken
-from hotdask.store.atomic import atomic_folder, write_text
+from hotdask.store.atomic import atomic_folder, clear_dead, write_text
 from hotdask.store.parquet import write_table
 
 _CHUNK = 256
@@ -63,6 +63,7 @@ def simulate(
         raise InputError(f"{folder} is not empty; give a new folder for the simulated survey")
     loaded = load_emulator(emulator)
     visits = draw_visits(simulation, draw_stars(simulation, loaded))
+    clear_dead(folder.absolute())
     # Whole or not at all: a survey that was interrupted is made anew.
     with atomic_folder(folder.absolute()) as partial:
         if client is not None:

@@ -1,6 +1,7 @@
 """Whether what a run has written is sound: every hash, every count, every schema."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,9 @@ import pandas as pd
 import pyarrow as pa
 import zarr
 
-from hotdask.errors import HotdaskError
+from hotdask.errors import HotdaskError, RunError
 from hotdask.pipeline.plan import INPUTS, PLAN, REJECTED, batch_path, list_batches
-from hotdask.pipeline.state import State, open_state
+from hotdask.pipeline.state import SUMMARY, State, open_state, read_summary
 from hotdask.pipeline.tables import STARS
 from hotdask.schema import (
     CUBE,
@@ -26,7 +27,10 @@ from hotdask.store.catalog import FITS_FOLDER, read_provenance, shown_catalog
 from hotdask.store.cube import SIDECAR, cube_place, read_layout, read_sidecar
 from hotdask.store.parquet import count_rows, list_parts, part_path, read_schema, read_table
 from hotdask.store.places import zarr_store
-from hotdask.store.receipts import check_receipt, list_receipts
+from hotdask.store.receipts import list_receipts, receipt_problems
+
+_RESTS_ON = {"plan": "ingest", "layout": "ingest"}
+"""Steps that are done if another one is."""
 
 
 def verify(folder: str | Path, echo: Callable[[str], None] = print) -> list[str]:
@@ -56,18 +60,22 @@ def verify(folder: str | Path, echo: Callable[[str], None] = print) -> list[str]
         receipts = list_receipts(state.folder, step)
         done = {number: receipts[number] for number in numbers if number in receipts}
         for number, receipt in done.items():
-            problem = check_receipt(state.folder, receipt, state.mark(step, number))
-            problems += [] if problem is None else [problem]
+            # A report of an earlier catalog, which is not called done, is not wrong.
+            fingerprint = receipt.fingerprint if step == "report" else state.mark(step, number)
+            problems += receipt_problems(state.folder, receipt, fingerprint)
             n_file += len(receipt.files)
         problems += [f"{step} {n}: a receipt of no partition of this run" for n in sorted(set(receipts) - set(numbers))]
-        if step in state.summary["done"] and len(done) < len(numbers):
+        if (step == "settings" or _is_done(state, _RESTS_ON.get(step, step))) and len(done) < len(numbers):
             problems.append(f"{step} is called done, but has {len(done)} of {len(numbers)} receipts")
     echo(f"{n_file} files hashed against their receipts")
-    for check in (_check_inputs, _check_cube, _check_tables, _check_catalog):
+    for check in (_check_summary, _check_inputs, _check_cube, _check_tables, _check_catalog):
+        wrong: list[str] = []
         try:
-            told, wrong = check(state)
-        except (HotdaskError, OSError, pa.ArrowException) as error:
-            told, wrong = "", [str(error)]
+            told = check(state, wrong)
+        # Of a damaged file zarr and pyarrow raise one thing or another.
+        except (HotdaskError, OSError, pa.ArrowException, ValueError, LookupError, TypeError) as error:
+            told = ""
+            wrong.append(str(error))
         if told:
             echo(told)
         problems += [problem for problem in wrong if problem not in problems]
@@ -79,16 +87,28 @@ def verify(folder: str | Path, echo: Callable[[str], None] = print) -> list[str]
 
 def _expected(state: State) -> dict[str, range]:
     """Numbers of the receipts each step must have when it is done."""
-    expected = {"plan": range(len(state.batches))}
-    if len(list_batches(state.folder, PLAN)) == len(state.batches):
+    expected = {"settings": range(1), "plan": range(len(state.batches)), "catalog": range(1), "report": range(1)}
+    # Without its plan, which is a problem of its own, nothing is known of partitions.
+    with suppress(RunError):
         partitions = range(len(state.layout.counts))
         expected |= {"layout": range(1), "ingest": partitions, "fit": partitions}
     return expected
 
 
-def _check_inputs(state: State) -> tuple[str, list[str]]:
+def _is_done(state: State, step: str) -> bool:
+    """Whether a step is called done; by receipts where ``run.json`` cannot say."""
+    return step in state.summary["done"] or (not state.summary["done"] and bool(list_receipts(state.folder, step)))
+
+
+def _check_summary(state: State, problems: list[str]) -> str:
+    """Of ``run.json``; a run that is fitted has one."""
+    if read_summary(state.folder) is None and list_receipts(state.folder, "fit"):
+        problems.append(f"{state.folder / SUMMARY}: the file is missing; the next command makes it again")
+    return ""
+
+
+def _check_inputs(state: State, problems: list[str]) -> str:
     """Each file of a batch is planned or rejected, once."""
-    problems = []
     for batch in state.batches[: len(list_batches(state.folder, PLAN))]:
         given, kept, rejected = (
             read_table(batch_path(state.folder, table, batch.number), ["path"])["path"].to_pandas()
@@ -100,14 +120,14 @@ def _check_inputs(state: State) -> tuple[str, list[str]]:
         for name, paths in (("neither planned nor rejected", lost), ("not an input", foreign), ("there twice", twice)):
             if paths:
                 problems.append(f"batch {batch.number}: {len(paths)} files are {name}, first {min(paths)}")
-    return f"{state.n_input} files accounted for", problems
+    return f"{state.n_input} files accounted for"
 
 
-def _check_cube(state: State) -> tuple[str, list[str]]:
+def _check_cube(state: State, problems: list[str]) -> str:
     path = cube_place(state.folder)
-    if "ingest" not in state.summary["done"]:
-        return "", []
-    problems, layout = [], read_layout(path)
+    if not _is_done(state, "ingest"):
+        return ""
+    layout = read_layout(path)
     if layout != state.layout:
         problems.append(f"{path}: holds batches of {layout.batches}, planned are {state.layout.batches}")
     group = zarr.open_group(zarr_store(path), mode="r", zarr_format=3)
@@ -117,7 +137,7 @@ def _check_cube(state: State) -> tuple[str, list[str]]:
         expected = (np.dtype(v.dtype), layout.n_row, v.unit)
         if found != expected:
             problems.append(f"{path}/{v.name}: (type, rows, unit) are {found}, should be {expected}")
-    return f"cube of {layout.n_spectrum} spectra in {len(layout.counts)} partitions", problems
+    return f"cube of {layout.n_spectrum} spectra in {len(layout.counts)} partitions"
 
 
 def _check_schema(path: Path, columns: tuple[Column, ...]) -> list[str]:
@@ -129,16 +149,16 @@ def _check_schema(path: Path, columns: tuple[Column, ...]) -> list[str]:
     return problems
 
 
-def _check_tables(state: State) -> tuple[str, list[str]]:
+def _check_tables(state: State, problems: list[str]) -> str:
     """Schemas and rows of the tables beside the cube, row by row the same spectra."""
-    folder, problems, rows = state.folder, [], 0
+    folder, rows = state.folder, 0
     for path in list_batches(folder, REJECTED):
         problems += _check_schema(path, REJECTS)
     if len(list_batches(folder, PLAN)) < len(state.batches):
-        return "", problems
+        return ""
     fits = fits_columns(state.settings.fit.compared)
     for name, columns, step in ((SIDECAR, SPECTRA, "ingest"), (FITS_FOLDER, fits, "fit")):
-        if step not in state.summary["done"]:
+        if not _is_done(state, step):
             continue
         parts = {part_path(folder / name, p): n for p, n in enumerate(state.layout.counts)}
         problems += [f"{path}: belongs to no partition" for path in list_parts(folder / name) if path not in parts]
@@ -150,13 +170,13 @@ def _check_tables(state: State) -> tuple[str, list[str]]:
                 problems.append(f"{path}: has {len(specid)} rows, should have {n}")
             elif name == FITS_FOLDER and specid != read_sidecar(folder, partition, ["specid"])["specid"].tolist():
                 problems.append(f"{path}: holds other spectra than partition {partition} of the cube")
-    return f"{rows} rows of spectra and fits", problems
+    return f"{rows} rows of spectra and fits"
 
 
-def _check_catalog(state: State) -> tuple[str, list[str]]:
-    if "catalog" not in state.summary["done"]:
-        return "", []
-    folder, problems, specids = state.folder, [], []
+def _check_catalog(state: State, problems: list[str]) -> str:
+    if not _is_done(state, "catalog"):
+        return ""
+    folder, specids = state.folder, []
     shown = shown_catalog(folder)
     if not state.catalog_sound():
         problems.append(f"{shown.folder}: a part's content is not what its name says, or rows are missing")
@@ -170,4 +190,4 @@ def _check_catalog(state: State) -> tuple[str, list[str]]:
         problems.append(f"{shown.folder}: was made from another state of the run; run the command again")
     if count_rows(folder / STARS) != len(planned):
         problems.append(f"{folder / STARS}: has {count_rows(folder / STARS)} rows, should have {len(planned)}")
-    return f"catalog: {len(specids)} rows in {len(shown.parts)} files, version {shown.folder.name}", problems
+    return f"catalog: {len(specids)} rows in {len(shown.parts)} files, version {shown.folder.name}"

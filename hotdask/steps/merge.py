@@ -238,13 +238,30 @@ def merge_fits(labels_all, cov_all, labels_hmasked, cov_hmasked, weight) -> tupl
     >>> float(labels[0, 0]), float(covariance[0, 0, 0])
     (9450.0, 1.25)
     """
-    labels_all, cov_all, labels_hmasked, cov_hmasked, weight = (
-        np.asarray(a, dtype=np.float64) for a in (labels_all, cov_all, labels_hmasked, cov_hmasked, weight)
-    )
+    weight = np.asarray(weight, dtype=np.float64)
+    return merge_labels(labels_all, labels_hmasked, weight), merge_labels(cov_all, cov_hmasked, weight**2)
 
-    def mix(w, masked, full):
-        # A fit without weight must not leak its NaN, nor rounding: 0·NaN is NaN.
-        w = w.reshape(-1, *(1,) * (full.ndim - 1))
-        return np.where(w == 0, full, np.where(w == 1, masked, w * masked + (1 - w) * full))
 
-    return mix(weight, labels_hmasked, labels_all), mix(weight**2, cov_hmasked, cov_all)
+def merge_labels(full, masked, weight) -> np.ndarray:
+    """ω·masked + (1 − ω)·full, for any number of values a spectrum; a fit without weight does not count, even if NaN.
+
+    Parameters
+    ----------
+    full, masked : (n, …) float64
+        Of the all-lines fit and of that with hydrogen masked.
+    weight : (n,) float64
+        ω of the masked fit.
+
+    Returns
+    -------
+    (n, …) float64
+
+    Examples
+    --------
+    >>> merge_labels(np.array([[9000.0], [np.nan]]), np.array([[9500.0], [9100.0]]), [0.5, 1.0]).tolist()
+    [[9250.0], [9100.0]]
+    """
+    full, masked, weight = (np.asarray(a, dtype=np.float64) for a in (full, masked, weight))
+    # Neither NaN nor rounding of a fit without weight may come through: 0·NaN is NaN.
+    weight = weight.reshape(-1, *(1,) * (full.ndim - 1))
+    return np.where(weight == 0, full, np.where(weight == 1, masked, weight * masked + (1 - weight) * full))

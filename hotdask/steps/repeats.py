@@ -10,6 +10,12 @@ from hotdask.errors import InputError
 from hotdask.labels import LABEL_NAMES
 
 _CIRCLE = 360 * 3600
+_NEAREST = 16
+"""Visits of higher S/N that a visit is paired with, where a star has so many that all pairs would be too many."""
+_FEW = 2 * _NEAREST + 1
+"""Visits of a star that are all paired with each other."""
+_REACH = 1024
+"""Visits of higher S/N among which those of other nights are looked for."""
 _ROUNDING = 6
 """Decimals of an arcsecond: a position written as a round number of them must not fall below it in binary."""
 
@@ -119,8 +125,45 @@ def _letters(k: int) -> str:
     return text
 
 
+def _all_pairs(star: np.ndarray, here: np.ndarray) -> np.ndarray:
+    """Pairs of visits of one star, as places in ``star``, which is sorted; ``here``: all visits of some stars."""
+    found, lag = [np.empty((0, 2), dtype=np.int64)], 1
+    # Lag by lag: at lag k only those stay that still have a k-th successor of the same star.
+    while here.size:
+        here = here[here + lag < star.size]
+        here = here[star[here] == star[here + lag]]
+        found.append(np.stack([here, here + lag], axis=1))
+        lag += 1
+    return np.concatenate(found)
+
+
+def _nearest_pairs(
+    star: np.ndarray, mjd: np.ndarray, snr: np.ndarray, here: np.ndarray, tolerance: float
+) -> list[np.ndarray]:
+    """Pairs of each visit of ``here`` with the next above it in S/N, then time, of other nights, lag by lag."""
+    here = here[np.isfinite(snr[here])]
+    here = here[np.lexsort((here, mjd[here], snr[here], star[here]))]
+    first, left, found = np.arange(here.size), np.full(here.size, _NEAREST), []
+    for lag in range(1, _REACH + 1):
+        first = first[(first + lag < here.size) & (left[first] > 0)]
+        one, two = here[first], here[first + lag]
+        near = (star[one] == star[two]) & (snr[two] - snr[one] <= tolerance * (snr[one] + snr[two]) / 2)
+        # What comes behind one that is too far off is farther.
+        first, one, two = first[near], one[near], two[near]
+        other = mjd[one] != mjd[two]
+        left[first[other]] -= 1
+        found.append(np.sort(np.stack([one[other], two[other]], axis=1), axis=1))
+        if not first.size:
+            break
+    return found
+
+
 def make_pairs(frame: pd.DataFrame, *, snr_tolerance: float = 0.2) -> pd.DataFrame:
     """Pairs of spectra of one star from different nights with similar S/N.
+
+    All such pairs of a star of up to 33 visits. Of more (a calibration star, or positions that are all 0, 0), each
+    visit is paired with the 16 next above it in S/N, then in time, so that pairs grow with the visits, not their
+    square.
 
     Parameters
     ----------
@@ -155,13 +198,11 @@ def make_pairs(frame: pd.DataFrame, *, snr_tolerance: float = 0.2) -> pd.DataFra
     order = order[star[order] >= 0]
     star = star[order]
 
-    # Visits lag by lag: at lag k only those stay that still have a k-th successor of the same star.
-    found, here, lag = [np.empty((0, 2), dtype=np.int64)], np.arange(star.size), 1
-    while here.size:
-        here = here[here + lag < star.size]
-        here = here[star[here] == star[here + lag]]
-        found.append(np.stack([here, here + lag], axis=1))
-        lag += 1
+    few = np.bincount(star, minlength=1)[star] <= _FEW
+    found = [_all_pairs(star, np.flatnonzero(few))]
+    found += _nearest_pairs(
+        star, mjd[order], snr[order], np.flatnonzero(~few & np.isfinite(teff[order])), snr_tolerance
+    )
     pairs = np.concatenate(found)
     one, two = order[pairs[np.lexsort(pairs.T[::-1])]].T
 

@@ -6,13 +6,16 @@ file. On an object store the one change made at once is the writing of an object
 """
 
 import errno
+import glob
+import hashlib
 import os
 import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
-from uuid import uuid4
+from uuid import getnode, uuid4
 
 from hotdask.errors import DiskFullError, RunError
 from hotdask.store.places import is_url, place
@@ -24,8 +27,19 @@ _UNFINISHED = re.compile(rf"\..+\.[0-9a-f]{{32}}{re.escape(PARTIAL)}", re.DOTALL
 
 
 def _partial(final: Path) -> Path:
-    # A leading dot hides it from pandas, pyarrow and Dask; a name of its own lets two writers work side by side.
-    return final.with_name(f".{final.name}.{uuid4().hex}{PARTIAL}")
+    # A leading dot hides it from pandas, pyarrow and Dask; a name of its own lets two writers work side by side, and
+    # says which process writes.
+    return final.with_name(f".{final.name}.{_machine()}{os.getpid():08x}{uuid4().hex[:16]}{PARTIAL}")
+
+
+@cache
+def _machine() -> str:
+    """8 hex digits of this machine since it was started, and of its process numbers: containers have their own."""
+    try:
+        known = Path("/proc/sys/kernel/random/boot_id").read_text() + os.readlink("/proc/self/ns/pid")
+    except OSError:
+        known = f"{getnode()}"
+    return hashlib.sha256(known.encode()).hexdigest()[:8]
 
 
 def is_unfinished(path: Path) -> bool:
@@ -58,10 +72,15 @@ def sync_tree(folder: str | Path) -> None:
 
 @contextmanager
 def _room(final: Path) -> Iterator[None]:
-    """Say of a full disk which folder is on it, and what to do."""
+    """Say of a full disk, or one that may not be written, which folder is on it, and what to do."""
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise RunError(
+                f"{final.parent}: {final.name} cannot be written ({error.strerror}); mend the folder's permissions, or "
+                "give another one"
+            ) from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DiskFullError(
@@ -244,6 +263,38 @@ def check_links(root: str | Path) -> None:
             )
 
 
+def clear_dead(final: str | Path) -> None:
+    """Remove what writers of a file or folder left that were killed on this machine; what others may still write stays.
+
+    Parameters
+    ----------
+    final : path
+        The name they would have given it.
+    """
+    final = Path(final)
+    for path in final.parent.glob(f".{glob.escape(final.name)}.*{PARTIAL}"):
+        written_by = path.name.removesuffix(PARTIAL)[-32:]
+        if is_unfinished(path) and written_by.startswith(_machine()) and not _lives(int(written_by[8:16], 16)):
+            _remove(path)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def clear_leftovers(root: str | Path) -> int:
     """Remove what killed writers left below ``root``, and nothing that has not such a name.
 
@@ -256,8 +307,5 @@ def clear_leftovers(root: str | Path) -> int:
     """
     leftovers = sorted(path for path in Path(root).rglob(f".*{PARTIAL}") if is_unfinished(path))
     for path in leftovers:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(path)
     return len(leftovers)

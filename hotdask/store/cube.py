@@ -259,9 +259,10 @@ def _shard(path: Path, variable: Variable, partition: int) -> Path:
 
 
 def layout_files(path: str | Path) -> list[Path]:
-    """The files that say what a cube is, for hashing."""
+    """The files that say what a cube is, its wavelengths among them, for hashing."""
     names = [*(v.name for v in _VARIABLES), WAVELENGTH]
-    return [place(path) / "zarr.json", *(place(path) / name / "zarr.json" for name in names)]
+    path = place(path)
+    return [path / "zarr.json", *(path / name / "zarr.json" for name in names), path / WAVELENGTH / "c" / "0"]
 
 
 def partition_files(path: str | Path, partition: int) -> list[Path]:

@@ -31,12 +31,25 @@ _KEYS = ("TILEID", "SURVEY", "PROGRAM", "SPECPROD")
 _ADDRESS = re.compile(r"(.+\.fits(?:\.gz)?)#(-?[0-9]{1,19})", re.DOTALL)
 _PIXEL_NAME = re.compile(r"coadd-([a-z0-9]+)-([a-z]+)-[0-9]+\.fits(?:\.gz)?")
 _COADD = re.compile(r"coadd-[^/]+\.fits(?:\.gz)?")
+_EXPOSURES = re.compile(r"spectra-[^/]+\.fits(?:\.gz)?")
 _AT_ONCE = 256
 """Spectra held at once as the cameras have them, 0.15 MB each; for more the file is gone through again."""
 _MATRICES = 32
+_FORM = re.compile(r"1?[LBIJKED]|[0-9]{0,4}A")
+"""Of columns of single values."""
+_MAX_ROWS = {"FIBERMAP": 100_000, "REDSHIFTS": 100_000, "EXP_FIBERMAP": 1_000_000}
+"""Coadds have some thousand spectra of some exposures each."""
+_MAX_TABLE = 2**28
+_MAX_PIXELS = 10_000
+_MAX_DIAGONALS = 99
+_FIBERMAP = ("TARGETID", "OBJTYPE", "COADD_FIBERSTATUS", "MEAN_MJD", "PETAL_LOC", "FIBER", "TARGET_RA", "TARGET_DEC")
+_EXP_FIBERMAP = ("TARGETID", "MJD", "PETAL_LOC", "FIBER")
+_REDSHIFTS = ("TARGETID", "Z", "ZERR", "ZWARN", "SPECTYPE")
 _WAVELENGTH = observed_wavelength()
 _NO_BITS = np.zeros(N_OBSERVED, np.float32)
 
+SINGLE_EXPOSURES = "a spectra- file: single exposures; give the coadd- file of it"
+"""What there is to say of the file a coadd is made of."""
 FIBER_BITS = {
     0: "UNASSIGNED",
     2: "BROKENFIBER",
@@ -87,6 +100,29 @@ def is_coadd_name(path: str) -> bool:
     (True, False)
     """
     return _COADD.fullmatch(os.path.basename(path)) is not None
+
+
+def is_exposures_name(path: str) -> bool:
+    """Whether a file is called as DESI calls its single exposures.
+
+    Examples
+    --------
+    >>> is_exposures_name("x/spectra-5-169-thru20210419.fits"), is_exposures_name("x/coadd-main-dark-27258.fits")
+    (True, False)
+    """
+    return _EXPOSURES.fullmatch(os.path.basename(path)) is not None
+
+
+def has_single_exposures(columns: Iterable[str]) -> bool:
+    """Whether a FIBERMAP with these columns (upper case) has a row for each exposure.
+
+    Examples
+    --------
+    >>> has_single_exposures(["TARGETID", "EXPID", "MJD"]), has_single_exposures(["TARGETID", "COADD_NUMEXP"])
+    (True, False)
+    """
+    columns = set(columns)
+    return "EXPID" in columns and not any(name.startswith("COADD_") for name in columns)
 
 
 def redrock_names(path: str) -> tuple[str, ...]:
@@ -199,10 +235,19 @@ def _measured(found: Degraded, i: int) -> dict[str, float]:
 # Tables
 
 
-def _columns(table: fits.BinTableHDU) -> dict[str, np.ndarray]:
-    """Columns of single values, by upper-case name."""
-    found = {name.upper(): np.asarray(table.data[name]) for name in table.columns.names}
-    return {name: values for name, values in found.items() if values.ndim == 1}
+def _columns(table: fits.BinTableHDU, wanted: Iterable[str]) -> dict[str, np.ndarray]:
+    """Some columns, those of single values, by upper-case name."""
+    name, header = table.name.upper(), table.header
+    if not isinstance(table, fits.BinTableHDU):
+        raise SpectrumError("unknown_layout", f"its {name} is no binary table; is it a DESI coadd?")
+    width, rows = header["NAXIS1"], header["NAXIS2"]
+    if rows > _MAX_ROWS[name] or width * rows > _MAX_TABLE or table.size > _MAX_TABLE:
+        raise SpectrumError("too_large", f"its {name} has {rows} rows of {width} bytes; take it off the inputs")
+    if table.columns.dtype.itemsize != width:
+        raise SpectrumError("damaged", f"the columns of its {name} do not fill rows of {width} bytes; fetch it again")
+    forms = {column.name.upper(): column for column in table.columns if _FORM.fullmatch(str(column.format).strip())}
+    found = {key: np.asarray(table.data[forms[key].name]) for key in wanted if key in forms}
+    return {key: values for key, values in found.items() if values.shape == (rows,)}
 
 
 def _fibermap(path: str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
@@ -212,7 +257,9 @@ def _fibermap(path: str) -> tuple[dict[str, str], dict[str, np.ndarray]]:
         for hdu in hdus:
             header = {key: _card(hdu.header, key) for key in _KEYS} if header is None else header
             if hdu.name.upper() == "FIBERMAP":
-                columns = _columns(hdu)
+                columns = _columns(hdu, _FIBERMAP)
+                if has_single_exposures(name.upper() for name in hdu.columns.names):
+                    raise SpectrumError("unknown_layout", SINGLE_EXPOSURES)
                 if columns.get("TARGETID", np.empty(0)).dtype.kind != "i":
                     raise SpectrumError("unknown_layout", "its FIBERMAP has no TARGETID; is it a DESI coadd?")
                 named = _PIXEL_NAME.fullmatch(os.path.basename(path))
@@ -237,16 +284,21 @@ def _redshifts(path: str) -> dict[str, np.ndarray] | str:
     if found is None:
         return f"no {os.path.basename(names[0])} lies beside it" if names else "Redrock's file is not known"
     name = os.path.basename(found)
+    columns = None
     try:
+        # To its end: of a file that is damaged anywhere nothing is believed.
         with open_fits(found) as hdus:
             for hdu in hdus:
-                if hdu.name.upper() == "REDSHIFTS":
-                    columns = _columns(hdu)
-                    lacking = {"TARGETID", "Z", "ZERR", "ZWARN", "SPECTYPE"} - columns.keys()
-                    return f"{name} lacks {', '.join(sorted(lacking))}" if lacking else columns
+                if columns is None and hdu.name.upper() == "REDSHIFTS":
+                    columns = _columns(hdu, (*_REDSHIFTS, "SUBTYPE"))
     except SpectrumError as error:
+        if error.reason == "io_error":
+            raise
         return f"{name}: {error.detail}"
-    return f"{name} holds no REDSHIFTS"
+    if columns is None:
+        return f"{name} holds no REDSHIFTS"
+    lacking = [key for key in _REDSHIFTS if key not in columns]
+    return f"{name} lacks {', '.join(lacking)}" if lacking else columns
 
 
 def _status(row: Mapping[str, object]) -> int:
@@ -349,7 +401,7 @@ def _arms(path: str, wanted: np.ndarray, n_spectrum: int) -> tuple[dict[str, np.
             name = hdu.name.upper()
             camera, _, part = name.partition("_")
             if name == "EXP_FIBERMAP":
-                exposures = _columns(hdu)
+                exposures = _columns(hdu, _EXP_FIBERMAP)
             elif camera in CAMERAS and part in _DIMENSIONS:
                 _check_shape(hdu, part, n_spectrum)
                 pixels.setdefault(camera, set()).add(hdu.shape[-1])
@@ -364,10 +416,10 @@ def _arms(path: str, wanted: np.ndarray, n_spectrum: int) -> tuple[dict[str, np.
 
 def _check_shape(hdu: fits.ImageHDU, part: str, n_spectrum: int) -> None:
     shape = hdu.shape
-    possible = len(shape) == _DIMENSIONS[part] and shape[-1] > 1
+    possible = len(shape) == _DIMENSIONS[part] and 1 < shape[-1] <= _MAX_PIXELS
     possible = possible and (part == "WAVELENGTH" or shape[0] == n_spectrum)
     # A matrix has as many diagonals above the middle one as below.
-    if not possible or (part == "RESOLUTION" and shape[1] % 2 == 0):
+    if not possible or (part == "RESOLUTION" and (shape[1] % 2 == 0 or shape[1] > _MAX_DIAGONALS)):
         raise SpectrumError(
             "bad_shape", f"{hdu.name} is {shape}, for {n_spectrum} spectra in the FIBERMAP; fetch it again"
         )

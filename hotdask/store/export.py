@@ -19,7 +19,7 @@ from astropy.table import MaskedColumn, Table
 from hotdask.errors import InputError
 from hotdask.labels import COMPARED_LABELS, CORRELATION_PAIRS, LABEL_NAMES, LABELS, PAPER_LABELS
 from hotdask.schema import CATALOG, COMPARED, JOINED, Column
-from hotdask.store.atomic import atomic_path
+from hotdask.store.atomic import atomic_path, clear_dead
 from hotdask.store.catalog import catalog_folder
 from hotdask.store.parquet import list_parts
 
@@ -204,6 +204,7 @@ def export_catalog(
     if writer is None:
         raise InputError(f"--out {out}: unknown ending; give {', '.join(FORMATS)}")
     table = export_table(run, columns=columns, sample=sample)
+    clear_dead(out)
     # Brackets in names and units such as dex(cm/s2) are the field's, though neither standard recommends them.
     with atomic_path(out) as partial, warnings.catch_warnings(action="ignore"):
         writer(table, partial)

@@ -159,7 +159,7 @@ def _folders(top: str) -> Iterator[str]:
             folder = waiting.pop()
             try:
                 found = os.stat(folder or ".")
-                inside = sorted(e.name for e in os.scandir(folder or ".") if e.is_dir() and not e.name.startswith("."))
+                inside = sorted(e.name for e in os.scandir(folder or ".") if _leads_on(e))
             except OSError:
                 continue
             if (found.st_dev, found.st_ino) in seen:
@@ -170,6 +170,15 @@ def _folders(top: str) -> Iterator[str]:
             # Under its own name a folder is found before it is under that of a link to it.
             linked += [path for path in below if os.path.islink(path[:-1])]
             waiting += [path for path in reversed(below) if not os.path.islink(path[:-1])]
+
+
+def _leads_on(entry: os.DirEntry) -> bool:
+    """Whether a folder's entry is a folder that ``**`` goes into."""
+    try:
+        return entry.is_dir() and not entry.name.startswith(".")
+    except OSError:
+        # A link to itself.
+        return False
 
 
 def _spectra(path: str) -> list[str]:

@@ -5,12 +5,10 @@ third is a wavelength (DR2-DR8), five rows whose third is flux over continuum (D
 table of one row a pixel (`hotdask.store.sdss`). Spectra that share a file have addresses (`hotdask.store.desi`).
 """
 
-import errno
 import io
 import math
 import os
 import re
-import stat
 import time
 import warnings
 from collections.abc import Iterable, Mapping
@@ -26,9 +24,18 @@ from isal import isal_zlib
 from hotdask import schema
 from hotdask.errors import SpectrumError
 from hotdask.labels import LSF_NAMES
-from hotdask.store.desi import addresses, is_coadd_name, read_coadd, split_address
+from hotdask.store.classes import is_selected
+from hotdask.store.desi import (
+    SINGLE_EXPOSURES,
+    has_single_exposures,
+    is_coadd_name,
+    is_exposures_name,
+    read_coadd,
+    split_address,
+)
+from hotdask.store.fitsfile import PASSING_ERRORS, check_regular, check_sizes, read_header
 from hotdask.store.sdss import is_sdss, line_spread, sdss_cards, sdss_rows
-from hotdask.store.strictfits import MAX_HEADER_BYTES, parse_strict
+from hotdask.store.strictfits import parse_strict
 from hotdask.windows import LOG_STEP, N_OBSERVED, OBSERVED_LOG_START, SPEED_OF_LIGHT
 
 REASONS: dict[str, str] = {
@@ -50,9 +57,9 @@ REASONS: dict[str, str] = {
     "not_heliocentric": "The header says that the wavelengths are not heliocentric.",
     "off_grid": "The pixels lie more than 0.05 pixel off the survey's grid, or wholly outside it.",
     "no_position": "Right ascension or declination is missing or impossible.",
-    "no_velocity": "The pipeline measured no redshift, so the rest frame is unknown.",
+    "no_velocity": "The pipeline measured no redshift, or doubts it, so the rest frame is unknown.",
     "no_good_pixels": "Not one pixel has a flux and a positive inverse variance.",
-    "no_identity": "Date, plate, spectrograph or fiber is in neither the header nor the file name.",
+    "no_identity": "Date, plate, spectrograph or fiber is in neither header nor file name, or could name no file.",
     "bad_override": "A value that the input table gives for this spectrum is impossible.",
     "class_not_selected": "The pipeline class and subclass are not among those the settings ask for.",
     "duplicate": "The same spectrum was already read from another file.",
@@ -72,22 +79,16 @@ _NO_OVERRIDES: Mapping[str, object] = MappingProxyType({})
 _GZIP_MAGIC = b"\x1f\x8b"
 _MAX_MEMBERS = 100  # of a gzip file; each costs a copy of what follows it
 _MAX_PIXELS = 100_000
-_PASSING_ERRORS = frozenset(
-    getattr(errno, f"E{name}")
-    for name in (
-        *("IO", "STALE", "MFILE", "NFILE", "AGAIN", "INTR", "BUSY", "NOMEM", "TIMEDOUT"),
-        *("CONNRESET", "CONNABORTED", "NOTCONN", "HOSTDOWN", "HOSTUNREACH", "NETUNREACH"),
-    )
-)
 _PAUSE = 0.2
 """Seconds before a file is read again that the operating system could not read."""
 _GRID_TOLERANCE = 0.05  # pixels; real files stay below 0.02
 _HEADER_TOLERANCE = 2.0  # km/s; real files stay below 1.3
 _MAX_Z = 20.0
 _BLOCK = 2880
-_STRUCTURE = re.compile(rb"(NAXIS[0-9]{0,3}|TFIELDS|PCOUNT|GCOUNT) *=([^/]*)", re.IGNORECASE)
-_LIMITS = {b"NAXIS": 9, b"TFIELDS": 999}
 _ONE_OF_MANY = "a coadd of many spectra; give one of them, as FILE#TARGETID"
+_MEDIUM = "a medium resolution spectrum of LAMOST; only low resolution is read, take it off the inputs"
+_MEDIUM_NAME = re.compile(r"med-[0-9]{5}-")
+_MEDIUM_HDU = re.compile(r"COADD_[BR]|[BR]-[0-9]+")
 _WHETHER = "is it a LAMOST low-resolution file?"
 _COADD = ("FLUX", "IVAR", "WAVELENGTH", "ANDMASK", "ORMASK")
 _CARDS = (
@@ -97,6 +98,10 @@ _CARDS = (
     *(f"{stem}{band}" for band in "UGRIZ" for stem in ("SNR", "SN_")),
 )
 _NO_NUMBERS = (bool, np.bool_, complex, np.complexfloating)
+_MAX_PLANID = 64
+_PLANID = re.compile(rf"[ -.0-~]{{1,{_MAX_PLANID}}}")
+_SHOWN = 40
+_MAX_DETAIL = 500
 # PLANID may contain underscores and hyphens: the greedy middle parses the name from the right.
 _NAME = re.compile(r"spec-([0-9]{5})-(.+)_sp([0-9]{2})-([0-9]{3})\.fits(?:\.gz)?", re.DOTALL)
 
@@ -166,7 +171,8 @@ def read_spectrum(
         Values of `OVERRIDES` to use instead of the file's; None and NaN are ignored. With ``rv`` but no ``rv_err``
         the error is unknown (NaN), since the header's belongs to the header's velocity.
     classes : tuple of str
-        If given, pipeline class or subclass must start with one of these.
+        If given, the pipeline's class, or the subclass of a star, must be one of these
+        (`hotdask.store.classes.is_selected`).
 
     Returns
     -------
@@ -268,7 +274,9 @@ def _reject(path: str, file: _File | None, error: SpectrumError) -> dict:
         specid = specid_of(*_identity(file.cards if file else {}, name))
     except SpectrumError:
         specid = ""
-    return {"path": path, "fitsname": name, "specid": specid, "reason": error.reason, "detail": error.detail}
+    # A detail may quote a header's text, which may be as long as the header.
+    detail = error.detail if len(error.detail) <= _MAX_DETAIL else f"{error.detail[:_MAX_DETAIL]}…"
+    return {"path": path, "fitsname": name, "specid": specid, "reason": error.reason, "detail": detail}
 
 
 # From a path to cards and rows
@@ -299,7 +307,8 @@ class _Together:
             try:
                 self._loaded[file] = read_coadd(file, self._targets[file])
             except SpectrumError as error:
-                self._loaded[file] = error
+                medium = _is_called_medium(file, error)
+                self._loaded[file] = SpectrumError("unknown_layout", _MEDIUM) if medium else error
         found = self._loaded[file]
         found = found[target] if isinstance(found, dict) else found
         if isinstance(found, SpectrumError):
@@ -311,23 +320,33 @@ class _Together:
 def _load(path: str) -> _File:
     if "#" in path and split_address(path)[1] is not None:
         return _Together([path]).load(path)
-    if is_coadd_name(path):
+    if is_coadd_name(path) or is_exposures_name(path):
         _check_listed(path)
     raw = _read_bytes(path)
     if not raw.startswith(b"SIMPLE"):
         raise SpectrumError("not_fits", f"starts with {raw[:8]!r}, not with SIMPLE; is it a web page or another file?")
-    return _File(path, *(_read_strictly(raw) or _read_with_astropy(raw)))
+    try:
+        return _File(path, *(_read_strictly(raw) or _read_with_astropy(raw)))
+    except SpectrumError as error:
+        if _is_called_medium(path, error):
+            raise SpectrumError("unknown_layout", _MEDIUM) from error
+        raise
+
+
+def _is_called_medium(path: str, error: SpectrumError) -> bool:
+    """Whether a file of no known layout has a name of medium resolution."""
+    return error.reason in ("unknown_layout", "bad_shape") and bool(_MEDIUM_NAME.match(os.path.basename(path)))
 
 
 def _check_listed(path: str) -> None:
     """Say why a coadd was not taken for its spectra; one that is a coadd by its name only is read as what it is."""
-    if addresses(path) != [path]:
-        raise SpectrumError("unknown_layout", _ONE_OF_MANY)
     try:
         read_coadd(path, ())
     except SpectrumError as error:
-        if error.reason != "unknown_layout":
+        if error.reason != "unknown_layout" or error.detail == SINGLE_EXPOSURES:
             raise
+    else:
+        raise SpectrumError("unknown_layout", _ONE_OF_MANY)
 
 
 def _read_strictly(raw: bytes) -> tuple[dict, tuple] | None:
@@ -364,38 +383,21 @@ def _check_structure(raw: bytes) -> None:
 
     Looks at the headers `_parse` reads: the first and, if that has no data, the next.
     """
-    at = 0
+    stream = io.BytesIO(raw)
     for _ in range(2):
-        start, has_data = at, True
-        while (card := raw[at : at + 80])[:8].rstrip() != b"END":
-            if len(card) < 80:
-                raise SpectrumError("truncated", "the file ends within a header; fetch it again")
-            if at - start >= MAX_HEADER_BYTES:
-                raise SpectrumError("damaged", f"a header has over {MAX_HEADER_BYTES} bytes; fetch it again")
-            if match := _STRUCTURE.match(card):
-                key, value = match[1].upper(), match[2].strip()
-                if not value.isdigit() or int(value) > _LIMITS.get(key, MAX_BYTES):
-                    text = value.decode("ascii", "replace")
-                    raise SpectrumError("damaged", f"{key.decode()} = {text} in the header; fetch it again")
-                has_data = has_data and not (key == b"NAXIS" and int(value) == 0)
-            at += 80
-        at = -(-(at + 80) // _BLOCK) * _BLOCK
-        if has_data or at >= len(raw):
+        sizes = check_sizes(read_header(stream.read), MAX_BYTES)
+        if sizes.get(b"NAXIS") != 0 or stream.tell() >= len(raw):
             return
 
 
 def _read_bytes(path: str, attempts: int = 2) -> bytes:
     try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):
-            # To read a pipe would wait forever.
-            raise SpectrumError("unreadable", "is no regular file; take it off the inputs")
-        size = found.st_size
+        size = check_regular(path)
         raw = b"" if size > MAX_BYTES else Path(path).read_bytes()
     except FileNotFoundError as error:
         raise SpectrumError("not_found", "no such file; check the path") from error
     except (OSError, ValueError) as error:
-        if getattr(error, "errno", None) in _PASSING_ERRORS:
+        if getattr(error, "errno", None) in PASSING_ERRORS:
             if attempts:
                 time.sleep(_PAUSE)
                 return _read_bytes(path, attempts - 1)
@@ -447,6 +449,8 @@ def _parse(hdus: fits.HDUList, raw: bytes) -> tuple[dict, tuple]:
     table = _first_extension(hdus)
     if isinstance(table, fits.BinTableHDU):
         names = {name.upper(): name for name in table.columns.names}
+        if _MEDIUM_HDU.fullmatch(table.name):
+            raise SpectrumError("unknown_layout", _MEDIUM)
         if all(column in names for column in _COADD):
             _check_complete(table, n_bytes)
             if len(table.data) != 1:
@@ -458,7 +462,7 @@ def _parse(hdus: fits.HDUList, raw: bytes) -> tuple[dict, tuple]:
             _check_complete(table, n_bytes)
             return _sdss(hdus, raw, names)
         if table.name == "FIBERMAP":
-            raise SpectrumError("unknown_layout", _ONE_OF_MANY)
+            raise SpectrumError("unknown_layout", SINGLE_EXPOSURES if has_single_exposures(names) else _ONE_OF_MANY)
     cut = n_bytes % _BLOCK
     why = "its length is no multiple of 2880, so it was cut: fetch it again" if cut else _WHETHER
     raise SpectrumError(
@@ -480,7 +484,7 @@ def _sdss(hdus: fits.HDUList, raw: bytes, names: Mapping[str, str]) -> tuple[dic
         if isinstance(about, fits.BinTableHDU) and len(about.data):
             _check_complete(about, len(raw))
             row = {name.upper(): about.data.field(name)[0] for name in about.columns.names}
-    wanted = ("PLATEID", "MJD", "FIBERID", "PLUG_RA", "PLUG_DEC", "RUN2D", "VACUUM")
+    wanted = ("PLATEID", "FIELDID", "MJD", "FIBERID", "PLUG_RA", "PLUG_DEC", "RUN2D", "VACUUM")
     cards = dict.fromkeys(_CARDS) | sdss_cards(row, {key: _card(hdus[0].header, key) for key in wanted})
     if "WDISP" in columns and columns["WDISP"].shape == rows[0].shape:
         cards |= line_spread(rows[2], columns["WDISP"], rows[1])
@@ -561,10 +565,12 @@ def _card(header: fits.Header, key: str) -> object:
 
 def _spectrum(file: _File, overrides: Mapping[str, object], classes: tuple[str, ...]) -> Spectrum:
     meta = _meta(file, _given(overrides))
-    if classes and not any(str(meta[c]).startswith(tuple(classes)) for c in ("class", "subclass")):
+    if no_target := file.cards.get("NO_TARGET"):
+        raise SpectrumError(*no_target)
+    if classes and not is_selected(meta["class"], meta["subclass"], classes):
         raise SpectrumError(
             "class_not_selected",
-            f"class '{meta['class']}', subclass '{meta['subclass']}': neither starts with {' or '.join(classes)}",
+            f"class '{meta['class']}', subclass '{meta['subclass']}': not of {' or '.join(classes)}",
         )
     _check_position(meta)
     _check_velocity(meta, file.cards)
@@ -630,9 +636,16 @@ def _meta(file: _File, given: dict[str, float]) -> dict:
 
 def _identity(cards: Mapping[str, object], name: str) -> tuple[int, str, int, int]:
     named = parse_name(name) or parse_name(_text(cards.get("FILENAME"))) or (None, "", None, None)
+    planid = _text(cards.get("PLANID")) or named[1]
+    if planid and not _PLANID.fullmatch(planid):
+        raise SpectrumError(
+            "no_identity",
+            f"PLANID {planid[:_SHOWN]!r} of {len(planid)} characters cannot be in the name of a file, that takes "
+            f"{_MAX_PLANID}, printable ASCII without '/'; correct the header",
+        )
     parts = (
         _integer(cards.get("LMJD"), 1, 99999, default=named[0]),
-        _text(cards.get("PLANID")) or named[1],
+        planid,
         _integer(cards.get("SPID"), 1, 99, default=named[2]),
         _integer(cards.get("FIBERID"), 1, 1000, default=named[3]),
     )

@@ -11,6 +11,8 @@ from hotdask.errors import RunError
 from hotdask.store.atomic import atomic_path, write_bytes
 from hotdask.store.places import is_url, key_and_files, place
 
+PARQUET_OPTIONS = {"compression": "zstd", "write_page_checksum": True}
+"""How every file is written."""
 _NULLABLE = {pa.bool_(): pd.BooleanDtype()} | {
     kind: dtype
     for bits in (8, 16, 32, 64)
@@ -29,7 +31,12 @@ def part_path(folder: str | Path, partition: int) -> Path:
     >>> part_path("RUN/fits", 7).as_posix()
     'RUN/fits/part-00007.parquet'
     """
-    return place(folder) / f"part-{partition:05d}.parquet"
+    return place(folder) / part_name(partition)
+
+
+def part_name(partition: int) -> str:
+    """Name of part number ``partition`` of a table."""
+    return f"part-{partition:05d}.parquet"
 
 
 def list_parts(folder: str | Path) -> list[Path]:
@@ -40,14 +47,13 @@ def list_parts(folder: str | Path) -> list[Path]:
 def write_table(path: str | Path, table: pa.Table) -> Path:
     """Write a table as one Parquet file, whole or not at all."""
     path = place(path)
-    options = {"compression": "zstd", "write_page_checksum": True}
     if is_url(path):
         buffer = pa.BufferOutputStream()
-        pq.write_table(table, buffer, **options)
+        pq.write_table(table, buffer, **PARQUET_OPTIONS)
         write_bytes(path, buffer.getvalue().to_pybytes())
     else:
         with atomic_path(path) as partial:
-            pq.write_table(table, partial, **options)
+            pq.write_table(table, partial, **PARQUET_OPTIONS)
     return path
 
 

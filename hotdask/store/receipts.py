@@ -97,7 +97,8 @@ def receipt_path(run: str | Path, step: str, partition: int) -> Path:
     return Path(run, FOLDER, step, f"{partition:05d}.json")
 
 
-def _seal(body: dict) -> str:
+def seal(body: dict) -> str:
+    """Hash over a JSON object, which finds a changed digit that is still good JSON."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
@@ -112,20 +113,19 @@ def write_receipt(run: str | Path, receipt: Receipt) -> Path:
     path = receipt_path(run, receipt.step, receipt.partition)
     # Through JSON once, so that the seal is over what a reader will see.
     body = json.loads(json.dumps(asdict(receipt), allow_nan=False))
-    # The seal finds a changed digit, which is still good JSON.
-    write_text(path, json.dumps({**body, "seal": _seal(body)}, indent=1, sort_keys=True) + "\n")
+    write_text(path, json.dumps({**body, "seal": seal(body)}, indent=1, sort_keys=True) + "\n")
     return path
 
 
 def _load(path: Path) -> Receipt | None:
     try:
         body = json.loads(path.read_bytes())
-        seal = body.pop("seal")
+        found = body.pop("seal")
         receipt = Receipt(**body)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     sits_right = (receipt.step, f"{receipt.partition:05d}") == (path.parent.name, path.stem)
-    return receipt if seal == _seal(body) and sits_right else None
+    return receipt if found == seal(body) and sits_right else None
 
 
 def read_receipt(run: str | Path, step: str, partition: int) -> Receipt | None:
@@ -145,7 +145,18 @@ def remove_receipt(run: str | Path, step: str, partition: int) -> None:
 
 
 def check_receipt(run: str | Path, receipt: Receipt, fingerprint: str, *, content: bool = True) -> str | None:
-    """Whether what a receipt says still holds.
+    """The first of `receipt_problems`, or None: every file is there, unchanged, and the fingerprint is the same.
+
+    Examples
+    --------
+    >>> check_receipt("RUN", Receipt("fit", 3, "cafe", 10, {}), "beef")
+    'fit partition 3 was made with other settings (fingerprint cafe, now beef)'
+    """
+    return next(receipt_problems(run, receipt, fingerprint, content=content), None)
+
+
+def receipt_problems(run: str | Path, receipt: Receipt, fingerprint: str, *, content: bool = True) -> Iterator[str]:
+    """What of a receipt does not hold any more.
 
     Parameters
     ----------
@@ -158,23 +169,19 @@ def check_receipt(run: str | Path, receipt: Receipt, fingerprint: str, *, conten
     content : bool
         Whether to hash the files; otherwise it is enough that they are there.
 
-    Returns
-    -------
-    str or None
-        None if every file is there and unchanged and the fingerprint is the same; otherwise what is wrong.
-
-    Examples
-    --------
-    >>> check_receipt("RUN", Receipt("fit", 3, "cafe", 10, {}), "beef")
-    'fit partition 3 was made with other settings (fingerprint cafe, now beef)'
+    Yields
+    ------
+    str
+        A sentence for each file that is gone or changed; one if the fingerprint is another.
     """
     name = f"{receipt.step} partition {receipt.partition}"
     if receipt.fingerprint != fingerprint:
-        return f"{name} was made with other settings (fingerprint {receipt.fingerprint}, now {fingerprint})"
+        yield f"{name} was made with other settings (fingerprint {receipt.fingerprint}, now {fingerprint})"
+        return
     paths = [file if is_url(file) else Path(run, file) for file in receipt.files]
     for (file, expected), found in zip(receipt.files.items(), _try_hashes(paths, content=content), strict=True):
         if isinstance(found, OSError):
-            return f"{name}: {file} cannot be read ({found.strerror or found})"
-        if found is not None and found != expected:
-            return f"{name}: {file} changed after it was written (sha256 {found[:12]}, written {expected[:12]})"
+            yield f"{name}: {file} cannot be read ({found.strerror or found})"
+        elif found is not None and found != expected:
+            yield f"{name}: {file} changed after it was written (sha256 {found[:12]}, written {expected[:12]})"
     return None

@@ -136,6 +136,9 @@ def _columns(raw: bytes, start: int) -> dict[str, np.ndarray] | None:
     wanted = {b"EXTNAME", *(b"%s%d" % (stem, i) for stem in (b"TTYPE", b"TFORM") for i in numbers)}
     if texts.keys() != wanted or not all(type(text) is str for text in texts.values()):
         return None
+    # Medium resolution has tables of like columns, called otherwise.
+    if texts[b"EXTNAME"] != "COADD":
+        return None
     columns, end = {}, at + width
     for i in numbers:
         form = _FORM.fullmatch(texts[b"TFORM%d" % i])

@@ -25,7 +25,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from hotdask.errors import InputError
-from hotdask.store.atomic import atomic_path
+from hotdask.store.atomic import atomic_path, clear_dead
 from hotdask.store.parquet import to_frame
 
 KINDS = {
@@ -503,6 +503,7 @@ def write_user_table(path: str | Path, frame: pd.DataFrame) -> Path:
     kind = path.suffix.lower()
     if kind not in (".parquet", ".csv", ".fits"):
         raise InputError(f"{path}: unknown ending '{kind}'; give .parquet, .csv or .fits")
+    clear_dead(path)
     with atomic_path(path) as partial:
         if kind == ".parquet":
             frame.to_parquet(partial, index=False)

@@ -6,6 +6,7 @@ store has neither links nor renames at once, but an object is replaced at once: 
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from hotdask.store.places import is_url, place, read_bytes, run_places
 
 LINK, FOLDER, POINTER = "catalog", "catalog_versions", "current.json"
 
+_VERSION = re.compile(r"v(\d{4,})(?:-[0-9a-f]{8})?")
 KEEP = 2
 """Versions kept: the one shown, and the one before for those still reading it."""
 
@@ -31,12 +33,12 @@ class Shown:
 
 
 def _last(folder: Path) -> int:
-    names = (p.name[1:].partition("-")[0] for p in _numbered(folder))
-    return max((int(name) for name in names), default=0)
+    return max((int(_VERSION.fullmatch(p.name)[1]) for p in _numbered(folder)), default=0)
 
 
 def _numbered(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob("v[0-9]*") if p.is_dir())
+    # Whatever else lies there (v0001.bak) is somebody else's.
+    return sorted(p for p in folder.glob("v[0-9]*") if _VERSION.fullmatch(p.name) and p.is_dir())
 
 
 class LinkedVersions:

@@ -29,8 +29,9 @@ from hotdask.pipeline.execute import run
 from hotdask.pipeline.maps import make_labeler
 from hotdask.pipeline.pages import choose_spectra, plot_spectrum, spectrum_views
 from hotdask.pipeline.plan import read_rejects
-from hotdask.pipeline.state import STEPS
+from hotdask.pipeline.state import STEPS, read_summary
 from hotdask.pipeline.status import status
+from hotdask.pipeline.verify import verify
 from hotdask.steps.label import Labeler
 from hotdask.steps.restframe import noise_power
 from hotdask.store.cube import read_partition
@@ -136,7 +137,7 @@ def test_every_table_has_its_schema_with_units(finished) -> None:
 
 def test_settings_and_summary_say_how_it_was_made(finished) -> None:
     assert load_settings(finished.folder / "settings.toml") == finished.settings
-    summary = json.loads((finished.folder / "run.json").read_text())
+    summary = read_summary(finished.folder)
     assert summary == finished.summary
     assert set(summary["done"]) == set(STEPS)
     assert set(summary["seconds"]) == {*STEPS, "total"}
@@ -221,9 +222,8 @@ def test_a_finished_run_does_nothing_and_says_so(finished, hashes) -> None:
     assert "nothing to do" in lines[0]
     after = hashes(finished.folder)
     # Where it runs is the one thing that may be set anew.
-    assert {k: v for k, v in after.items() if k != "settings.toml"} == {
-        k: v for k, v in before.items() if k != "settings.toml"
-    }
+    anew = {"settings.toml", "receipts/settings/00000.json"}
+    assert {k: v for k, v in after.items() if k not in anew} == {k: v for k, v in before.items() if k not in anew}
     run(finished.settings, echo=quiet)
     assert hashes(finished.folder) == before
 
@@ -308,11 +308,13 @@ def test_a_lost_summary_costs_no_fit(client: Client, finished, tmp_path: Path) -
     assert catalog_files(tmp_path / "RUN") == catalog_files(finished.folder)
 
 
-def test_a_damaged_summary_is_named(finished, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["{", "[]", '{"seal": 1}'])
+def test_a_damaged_summary_is_named_and_made_again(client: Client, finished, tmp_path: Path, damage: str) -> None:
     settings = finished.copy(tmp_path / "RUN")
-    (tmp_path / "RUN" / "run.json").write_text("{")
-    with pytest.raises(RunError, match=r"run\.json is damaged"):
-        run(settings, echo=quiet)
+    (tmp_path / "RUN" / "run.json").write_text(damage)
+    assert any("run.json is damaged" in problem for problem in verify(tmp_path / "RUN", echo=quiet))
+    assert run(settings, client=client, echo=quiet)["counts"] == finished.summary["counts"]
+    assert verify(tmp_path / "RUN", echo=quiet) == []
 
 
 # Refusing

@@ -97,8 +97,8 @@ def test_one_bad_file_among_many_stops_no_run(
     [
         ([1, 2, 3], [4, 9.5, None], "float64"),
         ([None, None, None], ["a", None, "b"], "str"),
-        ([2**62 + 1, None, 3], [4, 5, 6], "Int64"),
-        ([True, False, None], [None, None, None], "boolean"),
+        pytest.param([2**62 + 1, None, 3], [4, 5, 6], "Int64", marks=pytest.mark.long),
+        pytest.param([True, False, None], [None, None, None], "boolean", marks=pytest.mark.long),
     ],
 )
 def test_a_carried_column_has_one_type_in_all_batches(

@@ -113,6 +113,16 @@ class Cluster:
     scheduler: subprocess.Popen
     worker: subprocess.Popen
 
+    @contextmanager
+    def another(self, folder: Path, package: Path | None = None) -> Iterator[subprocess.Popen]:
+        """One more worker, in another working directory, or with the package of another folder."""
+        process = _start_worker(self.address, folder, package)
+        try:
+            yield process
+        finally:
+            kill_family(process)
+            process.wait()
+
     def kill_worker(self) -> None:
         """Kill the process that runs tasks; its nanny starts another."""
         until(lambda: worker_processes(psutil.Process(self.worker.pid)), self.worker)
@@ -120,34 +130,48 @@ class Cluster:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
 
+    def kill_for_good(self) -> None:
+        """Kill the worker and its nanny."""
+        kill_family(self.worker)
+
+
+def _start(folder: Path, *arguments: str, package: Path | None = None) -> subprocess.Popen:
+    # Tasks may be functions of a test, which these processes must find.
+    places = [str(place) for place in (package, Path(__file__).parents[2]) if place is not None]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(places)}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    local = ["--host", "127.0.0.1", "--no-dashboard"]
+    return subprocess.Popen([sys.executable, "-m", "dask", *arguments, *local], env=environment, cwd=folder, **quiet)
+
+
+def _start_worker(address: str, folder: Path, package: Path | None = None) -> subprocess.Popen:
+    options = ["--nthreads", "1", "--local-directory", str(folder)]
+    return _start(folder, "worker", address, *options, package=package)
+
 
 @contextmanager
 def _cluster(folder: Path) -> Iterator[Cluster]:
     # No second attempt at the same name: the file says where the scheduler is.
     where = folder / f"scheduler-{random.getrandbits(32):08x}.json"
-    # Tasks may be functions of a test, which these processes must find.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    common = {"env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": folder}
-    dask, local = [sys.executable, "-m", "dask"], ["--host", "127.0.0.1", "--no-dashboard"]
-    scheduler = subprocess.Popen(
-        [*dask, "scheduler", *local, "--port", "0", "--scheduler-file", str(where)],
-        **common,
-    )
+    scheduler = _start(folder, "scheduler", "--port", "0", "--scheduler-file", str(where))
     worker = None
     try:
         # It is there before it is written.
         until(lambda: where.exists() and where.read_text().endswith("}"), scheduler)
         address = json.loads(where.read_text())["address"]
-        worker = subprocess.Popen(
-            [*dask, "worker", address, *local, "--nthreads", "1", "--local-directory", str(folder)],
-            **common,
-        )
+        worker = _start_worker(address, folder)
         yield Cluster(address, scheduler, worker)
     finally:
         for process in (worker, scheduler):
             if process is not None:
                 kill_family(process)
                 process.wait()
+
+
+@pytest.fixture(scope="session")
+def processes() -> Callable:
+    """The worker processes that a process has started."""
+    return worker_processes
 
 
 @pytest.fixture(scope="session")

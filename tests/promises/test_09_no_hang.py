@@ -91,3 +91,18 @@ def test_without_a_scheduler_a_run_ends(cluster: Callable, tmp_path: Path) -> No
         with pytest.raises(RunError, match=r"the scheduler .*is gone; .*run the same command again"):
             run_tasks(client, "step", tasks, total=9, done=0, rows=rows)
     assert len(list(tmp_path.glob("done-*"))) == 3
+
+
+def test_a_scheduler_that_stands_still_ends_a_run(cluster: Callable, tmp_path: Path) -> None:
+    tasks = {p: (_linger, str(tmp_path), p, 0.05) for p in range(500)}
+    with cluster(tmp_path) as made, Client(made.address, set_as_default=False) as client:
+        client.wait_for_workers(1, timeout=120)
+        how = {"total": 500, "done": 0, "patience": 3}
+        process, silent = psutil.Process(made.scheduler.pid), r"the scheduler .* has not answered for \d+ s"
+        began = time.monotonic()
+        with pytest.raises(RunError, match=silent):
+            run_tasks(client, "step", tasks, rows=_begin(tmp_path, process.suspend, 3), **how)
+        with pytest.raises(RunError, match=silent), watched(client, 3):
+            client.submit(time.sleep, 1).result()
+        assert time.monotonic() - began < 30
+        process.resume()

@@ -52,7 +52,12 @@ def test_another_scheduler_one_worker_same_bytes(
 ) -> None:
     lines: list[str] = []
     with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=False, protocol="tcp", host="127.0.0.1", dashboard_address=None
+        n_workers=1,
+        threads_per_worker=1,
+        processes=False,
+        protocol="tcp",
+        host="127.0.0.1",
+        dashboard_address="127.0.0.1:0",
     ) as cluster:
         settings = settings_for(tmp_path / "RUN", cluster__scheduler=cluster.scheduler_address)
         run(settings, until="catalog", echo=lines.append)

@@ -183,7 +183,11 @@ def test_its_dashboard_is_kept_on_loopback_too(tmp_path: Path) -> None:
     ("text", "error", "message"),
     [
         ('kind = "distributed.NoCluster"', SettingsError, r"there is no distributed\.NoCluster"),
-        ('kind = "no_such_package.Cluster"', SettingsError, r"package is installed"),
+        ('kind = "dask_mpi.Cluster"', SettingsError, r"package is installed"),
+        ('kind = "os.system"', SettingsError, r"'os\.system' is of none of distributed, .*allow_any_class = true"),
+        ('kind = "distributedother.Cluster"', SettingsError, r"is of none of"),
+        ('kind = "distributed.Client"', SettingsError, r"'distributed\.Client' is no cluster class"),
+        ('kind = "distributed.utils.open_port"', SettingsError, r"is no cluster class"),
         ('kind = "Cluster"', SettingsError, r"kind"),
         ('kind = "distributed.LocalCluster"\nworkers = 3', SettingsError, r"it has kind and \[arguments\]"),
         ('kind = "distributed.SSHCluster"', RunError, r"SSHCluster does not start \(ValueError: `hosts`"),
@@ -192,6 +196,20 @@ def test_its_dashboard_is_kept_on_loopback_too(tmp_path: Path) -> None:
 def test_what_cannot_be_started_is_said(tmp_path: Path, text: str, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         opened(start=start_file(tmp_path, text), insecure=True)
+
+
+def test_nothing_of_another_package_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_clusters.py").write_text(
+        "import os\nfrom distributed import LocalCluster as Mine\nos.mkdir('imported')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    text = LOCAL.replace("distributed.LocalCluster", "my_clusters.Mine") + 'dashboard_address = "127.0.0.1:0"\n'
+    file = start_file(tmp_path, text)
+    with pytest.raises(SettingsError, match=r"'my_clusters\.Mine' is of none of"):
+        opened(start=file, insecure=True)
+    assert not (tmp_path / "imported").exists()
+    assert opened(start=file, insecure=True, allow_any_class=True).startswith("tcp://127.0.0.1:")
 
 
 # Mutual TLS

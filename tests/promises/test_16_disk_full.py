@@ -5,13 +5,17 @@ import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import dask
 import pytest
 from distributed import Client
 
+from hotdask.config import Cluster
 from hotdask.errors import DiskFullError, RunError
+from hotdask.pipeline.cluster import open_client
 from hotdask.pipeline.execute import run
 from hotdask.pipeline.tasks import run_tasks
 from hotdask.store.atomic import atomic_folder, write_bytes
+from hotdask.store.parquet import list_parts
 from hotdask.store.receipts import Receipt, check_receipt, list_receipts
 
 
@@ -92,9 +96,12 @@ def _fill(folder: str, partition: int) -> Receipt:
 
 def test_a_full_disk_begins_nothing_more(client: Client, small: Callable) -> None:
     folder = small("350k")
-    with pytest.raises(DiskFullError, match="3 of 50 tasks are done and kept"):
+    with pytest.raises(DiskFullError) as caught:
         run_tasks(client, "step", {p: (_fill, str(folder), p) for p in range(50)}, total=50, done=0, rows=lambda r: 1)
-    assert len(list(folder.glob("part-*"))) == 3
+    # There is room for three, but two that write at once may take it from each other.
+    done = len(list(folder.glob("part-*")))
+    assert done in (2, 3)
+    assert f"{done} of 50 tasks are done and kept" in str(caught.value)
     # Those that a worker had already, but neither all nor any twice.
     assert len(list(folder.glob("begun-*"))) < 15
 
@@ -109,3 +116,17 @@ def test_what_finds_no_room_leaves_nothing(small: Callable) -> None:
         (partial / "c").write_bytes(b"x" * 100_000)
     assert [p.name for p in folder.iterdir()] == ["a"]
     assert (folder / "a").read_bytes() == b"old"
+
+
+def test_workers_without_room_for_a_shuffle_are_said(finished, tmp_path: Path) -> None:
+    settings = finished.copy(tmp_path / "RUN")
+    part = next(iter(list_parts(tmp_path / "RUN" / "catalog")))
+    part.write_bytes(part.read_bytes()[:-1])
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    where = Cluster(workers=1, dashboard="127.0.0.1:0")
+    with dask.config.set({"temporary-directory": str(scratch)}), open_client(where, echo=quiet) as own:
+        shutil.rmtree(scratch)
+        scratch.touch()
+        with pytest.raises(RunError, match=r"a worker cannot write to its own disk .*scratch.*TMPDIR"):
+            run(settings, until="catalog", client=own, echo=quiet)

@@ -1,9 +1,11 @@
 """Promise 18: Ctrl-C and SIGTERM end a run when what is in flight is done; the same command goes on."""
 
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from distributed import Client
 
@@ -65,3 +67,27 @@ def test_a_signal_ends_the_catalog_at_once(
     assert not list(out.rglob(".*.partial"))
     run(settings, until="catalog", client=client, echo=lambda line: None)
     assert catalog_files(out) == catalog_files(finished.folder)
+
+
+@pytest.mark.parametrize(
+    "later", [pytest.param(0.0, marks=pytest.mark.long), pytest.param(0.2, marks=pytest.mark.long), 0.5]
+)
+def test_a_signal_while_workers_start_ends_the_run(
+    survey, settings_for: Callable, command: Callable, processes: Callable, tmp_path: Path, later: float
+) -> None:
+    settings = settings_for(
+        tmp_path / "RUN", spectra=f"{survey.folder}/dr1/**/*", cluster__workers=2, cluster__dashboard="127.0.0.1:0"
+    )
+    with command(settings) as begun:
+        top = psutil.Process(begun.process.pid)
+        while not (workers := processes(top)):
+            assert begun.process.poll() is None
+            time.sleep(0.005)
+        time.sleep(later)
+        begun.kill(signal.SIGTERM)
+        assert begun.ended() == 130
+        text = begun.log.read_text()
+        assert "hotdask: stopped; what is finished is kept" in text
+        assert "Traceback" not in text
+        assert "Error" not in text
+        assert not psutil.wait_procs(workers, timeout=30)[1]

@@ -1,5 +1,7 @@
 """Grouping against astropy's separations and angle strings; pairs against a plain double loop."""
 
+import time
+import tracemalloc
 from itertools import combinations
 
 import numpy as np
@@ -180,3 +182,48 @@ def test_too_few_visits_make_no_pairs(n):
 def test_unknown_snr_makes_no_pairs():
     frame = _visits(np.random.default_rng(6), 4, 1).assign(mjd=range(4), snr_g=np.nan)
     assert len(make_pairs(frame)) == 0
+
+
+def test_pairs_of_a_star_with_many_visits_grow_with_them():
+    n = 20_000
+    frame = _visits(np.random.default_rng(7), n, 1).assign(star_id="S0000000+000000")
+    tracemalloc.start()
+    began = time.monotonic()
+    out = make_pairs(frame)
+    assert time.monotonic() - began < 10
+    assert tracemalloc.get_traced_memory()[1] < 500e6
+    tracemalloc.stop()
+    # Each has its 16, but those at the top.
+    assert 15.9 * n < len(out) <= 16 * n
+    # They tell of the scatter what all pairs of few visits tell.
+    few = make_pairs(_visits(np.random.default_rng(7), n, n // 4))
+    assert out["teff_pull"].std() == pytest.approx(few["teff_pull"].std(), rel=0.05)
+    shuffled = make_pairs(frame.sample(frac=1, random_state=1))
+    pd.testing.assert_frame_equal(shuffled, out, check_exact=True)
+
+
+def test_the_nearest_in_snr_of_other_nights_are_paired():
+    frame = _visits(np.random.default_rng(8), 400, 1).assign(star_id="S1")
+    got = {tuple(row) for row in make_pairs(frame)[["teff", "snr_g"]].to_numpy().tolist()}
+    expected = set()
+    visits = frame.sort_values(["snr_g", "mjd", "specid"]).to_dict("records")
+    for i, a in enumerate(visits):
+        others = [b for b in visits[i + 1 :] if b["mjd"] != a["mjd"]][:16]
+        expected |= {
+            ((a["teff"] + b["teff"]) / 2, (a["snr_g"] + b["snr_g"]) / 2)
+            for b in others
+            if b["snr_g"] - a["snr_g"] <= 0.2 * (a["snr_g"] + b["snr_g"]) / 2
+        }
+    assert got == expected
+    # Few visits of other stars beside it are paired as ever.
+    few = _visits(np.random.default_rng(2), 150, 20).assign(specid=lambda f: "few" + f["specid"])
+    few["star_id"] = "few" + few["star_id"]
+    both = make_pairs(pd.concat([frame, few]))
+    assert len(both) == len(make_pairs(frame)) + len(make_pairs(few))
+
+
+def test_many_visits_of_one_night_make_no_pairs_and_cost_little():
+    frame = _visits(np.random.default_rng(9), 20_000, 1).assign(star_id="S1", mjd=56000, snr_g=50.0)
+    began = time.monotonic()
+    assert len(make_pairs(frame)) == 0
+    assert time.monotonic() - began < 10

@@ -3,7 +3,9 @@
 import contextlib
 import gzip
 import os
+import time
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ import pytest
 from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from isal import igzip
 
 from hotdask import config, windows
 from hotdask.emulator import load_emulator
@@ -23,8 +26,8 @@ from hotdask.steps.label import Labeler
 from hotdask.steps.normalize import Normalizer
 from hotdask.store import desi
 from hotdask.store.degrade import NATIVE_FWHM, Arm, degrade, native_variance
-from hotdask.store.inputs import input_signature, list_inputs
-from hotdask.store.lamost import REASONS, read_spectra, read_spectrum
+from hotdask.store.inputs import SIZE, TIME, input_signature, list_inputs
+from hotdask.store.lamost import MAX_BYTES, REASONS, read_spectra, read_spectrum
 from hotdask.windows import FWHM, LOG_STEP, N_OBSERVED, SPEED_OF_LIGHT, observed_wavelength
 
 WAVELENGTH = observed_wavelength()
@@ -246,12 +249,12 @@ def test_a_coadd_is_as_many_inputs_as_it_has_targets(coadds, coadd, tmp_path):
     signature = input_signature(frame)
     assert signature["path"].tolist() == frame["path"].tolist()
     redrock = coadd.with_name(NAME.replace("coadd", "redrock"))
-    assert signature["size"].tolist() == [coadd.stat().st_size + redrock.stat().st_size] * 4 + [0]
+    assert signature[SIZE].tolist() == [coadd.stat().st_size + redrock.stat().st_size] * 4 + [0]
     os.utime(redrock, ns=(10**18, 2 * 10**18))
     # Either may change, the older one too.
     times = [2 * 10**18 + coadd.stat().st_mtime_ns] * 4 + [spectrum.stat().st_mtime_ns]
-    assert input_signature(frame)["mtime_ns"].tolist() == times
-    assert input_signature(pd.DataFrame({"path": [f"{tmp_path}/coadd-gone.fits#1"]}))["size"].tolist() == [-1]
+    assert input_signature(frame)[TIME].tolist() == times
+    assert input_signature(pd.DataFrame({"path": [f"{tmp_path}/coadd-gone.fits#1"]}))[SIZE].tolist() == [-1]
     block, rejects = read_spectra(frame)
     assert block.meta["path"].tolist() == frame["path"].tolist()[:4]
     assert rejects["reason"].tolist() == ["empty_file"]
@@ -484,40 +487,369 @@ def test_a_whole_coadd_is_no_spectrum(coadd):
     assert read(other, rv=3.0).meta["rv"] == 3.0
 
 
+# Single exposures
+
+
+def exposures(coadds, path, n=4):
+    """A ``spectra-`` file: a row of FIBERMAP for each exposure, nothing coadded."""
+    coadds.write_coadd(path, np.repeat(TARGETS[: n // 2], 2))
+    with fits.open(path) as hdus:
+        for hdu in hdus[1:]:
+            assert hdu.data is not None
+        rows = {"TARGETID": np.repeat(TARGETS[: n // 2], 2), "PETAL_LOC": np.full(n, 3, np.int16)}
+        rows |= {
+            "FIBER": np.arange(n, dtype=np.int32),
+            "FIBERSTATUS": np.zeros(n, np.int32),
+            "OBJTYPE": np.full(n, b"TGT"),
+        }
+        rows |= {"TARGET_RA": np.full(n, 150.0), "TARGET_DEC": np.zeros(n), "MJD": np.full(n, 59324.3)}
+        rows |= {"EXPID": np.arange(n, dtype=np.int32)}
+        hdus = fits.HDUList([hdus[0], coadds.table("FIBERMAP", rows), *hdus[3:]])
+        hdus.writeto(path, overwrite=True)
+    return path
+
+
+@pytest.mark.parametrize("name", ["spectra-5-169-thru20210419.fits", "coadd-5-169-thru20210419.fits", "mine.fits"])
+@pytest.mark.parametrize("n", [2, 4])
+def test_single_exposures_are_named(coadds, tmp_path, name, n):
+    """By whatever way they come: an address, a pattern, a row of a table; and too large to be a spectrum, or not."""
+    path = exposures(coadds, tmp_path / name, n)
+    listed = list_inputs(config.Input(spectra=str(path)))
+    assert listed["path"].tolist() == [str(path)]
+    entries = pd.DataFrame({"path": [str(path), f"{path}#{TARGETS[0]}"], "rv": 0.0})
+    _, rejects = read_spectra(entries)
+    assert rejects["reason"].tolist() == ["unknown_layout"] * 2
+    assert rejects["detail"].unique().tolist() == ["a spectra- file: single exposures; give the coadd- file of it"]
+
+
+def test_single_exposures_larger_than_any_spectrum_are_named(coadds, tmp_path):
+    path = exposures(coadds, tmp_path / "spectra-main-dark-1.fits")
+    with path.open("ab") as file:
+        file.truncate(MAX_BYTES + 2880)
+    with pytest.raises(SpectrumError, match="single exposures"):
+        read_spectrum(path)
+
+
+def test_a_spectrum_that_is_called_like_single_exposures_is_read(coadds, zoo, tmp_path):
+    path = zoo.write_good(tmp_path, 1, "dr5").rename(tmp_path / "spectra-1.fits")
+    assert read_spectrum(path).meta["n_good"] > 0
+
+
+# Redrock's file
+
+
+def spoil_redrock(coadds, coadd, change):
+    path = coadds.write_redrock(coadd, TARGETS)
+    with fits.open(path) as hdus:
+        table = hdus["REDSHIFTS"]
+        values = {column.name: np.array(table.data[column.name]) for column in table.columns}
+        formats = {column.name: column.format for column in table.columns}
+        change(values, formats)
+        made = [fits.Column(name, formats[name], array=array) for name, array in values.items()]
+        fits.HDUList([hdus[0], fits.BinTableHDU.from_columns(made, nrows=4, name="REDSHIFTS")]).writeto(
+            path, overwrite=True
+        )
+
+
+def _replace(name, form, array):
+    def change(values, formats):
+        values[name], formats[name] = array, form
+
+    return change
+
+
+@pytest.mark.parametrize("name", ["TARGETID", "Z", "ZERR", "ZWARN", "SPECTYPE"])
+@pytest.mark.parametrize(
+    ("form", "array"),
+    [
+        ("0K", None),
+        ("3K", np.ones((4, 3), np.int64)),
+        ("PJ()", np.array([[1], [2, 3], [], [4]], dtype=object)),
+        ("4L", np.ones((4, 4), bool)),
+        ("M", np.ones(4, complex)),
+        ("8X", np.ones((4, 8), bool)),
+    ],
+)
+def test_columns_of_odd_shape_are_no_columns(coadds, coadd, name, form, array):
+    spoil_redrock(coadds, coadd, _replace(name, form, array))
+    with pytest.raises(SpectrumError, match=f"lacks {name}; give rv") as caught:
+        read(coadd)
+    assert caught.value.reason == "no_velocity"
+    assert read(coadd, rv=12.0).meta["rv"] == 12.0
+
+
+@pytest.mark.parametrize(("name", "form", "array"), [
+    ("ZWARN", "4A", np.full(4, b"x")),
+    ("ZWARN", "D", np.full(4, np.nan)),
+    ("ZWARN", "L", np.ones(4, bool)),
+    ("Z", "4A", np.full(4, b"x")),
+    ("Z", "D", np.full(4, np.nan)),
+    ("TARGETID", "4A", np.full(4, b"x")),
+    ("SPECTYPE", "D", np.ones(4)),
+])  # fmt: skip
+def test_columns_of_odd_kinds_give_no_velocity(coadds, coadd, name, form, array):
+    spoil_redrock(coadds, coadd, _replace(name, form, array))
+    with pytest.raises(SpectrumError) as caught:
+        read(coadd)
+    assert caught.value.reason == "no_velocity"
+
+
+@pytest.mark.parametrize("end", ["", ".gz"])
+def test_nothing_is_believed_of_a_redrock_file_that_is_damaged_behind_the_redshifts(coadds, coadd, end):
+    path = coadd.with_name(NAME.replace("coadd", "redrock"))
+    with fits.open(path) as hdus:
+        fits.HDUList([*hdus, fits.ImageHDU(np.zeros((50, 1000)), name="FIBERMAP")]).writeto(path, overwrite=True)
+    assert read(coadd, TARGETS[1]).meta["rv"] == pytest.approx(1e-4 * SPEED_OF_LIGHT)
+    raw = path.read_bytes()[:-28_800]
+    path.unlink()
+    path.with_name(path.name + end).write_bytes(gzip.compress(raw, 1) if end else raw)
+    with pytest.raises(SpectrumError, match="the file ends within HDU 'FIBERMAP'") as caught:
+        read(coadd, TARGETS[1])
+    assert caught.value.reason == "no_velocity"
+    assert read(coadd, TARGETS[1], rv=5.0).meta["rv"] == 5.0
+
+
+# Files made to take memory or time
+
+
+def _card(key, value):
+    return f"{key:<8}= {value:>20}".ljust(80).encode()
+
+
+def _header(*cards):
+    raw = b"".join(cards) + b"END".ljust(80)
+    return raw + b" " * (-len(raw) % 2880)
+
+
+PRIMARY = _header(_card("SIMPLE", "T"), _card("BITPIX", 8), _card("NAXIS", 0), _card("EXTEND", "T"))
+LONG = 3 * 2**30
+
+
+def _table(name, rows):
+    cards = [_card("XTENSION", "'BINTABLE'"), _card("BITPIX", 8), _card("NAXIS", 2), _card("NAXIS1", 16)]
+    cards += [_card("NAXIS2", rows), _card("PCOUNT", 0), _card("GCOUNT", 1), _card("TFIELDS", 2)]
+    cards += [
+        _card("TTYPE1", "'TARGETID'"),
+        _card("TFORM1", "'K'"),
+        _card("TTYPE2", "'OTHER'"),
+        _card("TFORM2", "'8A'"),
+    ]
+    return _header(*cards, _card("EXTNAME", f"'{name}'"))
+
+
+def _sparse(content):
+    def write(path, coadds):
+        path.write_bytes(content)
+        os.truncate(path, LONG)
+
+    return write
+
+
+def _bomb(content, filling):
+    def write(path, coadds):
+        with igzip.open(path, "wb", 1) as file:
+            file.write(content)
+            for _ in range(40):
+                file.write(filling * 2**24)
+
+    return write
+
+
+def _many_cards(n):
+    def write(path, coadds):
+        raw = coadds.write_coadd(path, [0]).read_bytes()
+        at = raw.index(b"END".ljust(80), raw.index(b"XTENSION"))
+        more = b"".join(_card(f"K{i}", i) for i in range(min(n, 9999))) + _card("COMMENT", "") * max(0, n - 9999)
+        path.write_bytes(raw[:at] + more + b" " * (-len(more) % 2880) + raw[at:])
+
+    return write
+
+
+def _many_hdus(path, coadds):
+    empty = (
+        _card("XTENSION", "'IMAGE'"),
+        _card("BITPIX", 8),
+        _card("NAXIS", 0),
+        _card("PCOUNT", 0),
+        _card("GCOUNT", 1),
+    )
+    path.write_bytes(PRIMARY + 20_000 * _header(*empty))
+
+
+def _too_many_rows(path, coadds):
+    path.write_bytes(PRIMARY + _table("FIBERMAP", 5_000_000) + _table("REDSHIFTS", 5_000_000))
+    os.truncate(path, 2880 + 2 * (2880 + 16 * 5_000_000))
+
+
+HARMFUL = {
+    "nothing but a hole": (_sparse(b""), "not_fits"),
+    "a hole for a header": (_sparse(PRIMARY), "damaged"),
+    "a hole for a table": (_sparse(PRIMARY + _table("FIBERMAP", 190_000_000)), "too_large"),
+    "a hole behind a good table": (_sparse(PRIMARY + _table("FIBERMAP", 1) + bytes(2880)), "damaged"),
+    "gzip of blanks": (_bomb(PRIMARY + b"COMMENT ".ljust(80), b" "), "damaged"),
+    "gzip of a hole": (_bomb(PRIMARY + _table("FIBERMAP", 1) + bytes(2880), b"\0"), "damaged"),
+    "gzip of a table": (_bomb(PRIMARY + _table("FIBERMAP", 40_000_000), b"\0"), "too_large"),
+    "gzip of an image": (
+        _bomb(
+            PRIMARY
+            + _header(
+                *(_card("XTENSION", "'IMAGE'"), _card("BITPIX", 8), _card("NAXIS", 1), _card("NAXIS1", 39 * 2**24)),
+                *(_card("PCOUNT", 0), _card("GCOUNT", 1)),
+            ),
+            b"\0",
+        ),
+        "too_large",
+    ),
+    "a million cards": (_many_cards(10**6), "damaged"),
+    "as many cards as are read": (_many_cards(12_900), None),
+    "five million rows": (_too_many_rows, "too_large"),
+    "twenty thousand HDUs": (_many_hdus, "damaged"),
+    "a pipe": (lambda path, coadds: os.mkfifo(path), "unreadable"),
+    "a device": (lambda path, coadds: path.symlink_to("/dev/zero"), "unreadable"),
+    "the kernel's messages": (lambda path, coadds: path.symlink_to("/proc/kmsg"), "unreadable"),
+    "a folder": (lambda path, coadds: path.mkdir(), "unreadable"),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", HARMFUL)
+@pytest.mark.parametrize("role", ["coadd", "redrock"])
+def test_harmful_files_have_a_reason_within_a_second_and_without_their_memory(coadds, tmp_path, kind, role):
+    make, reason = HARMFUL[kind]
+    zipped = ".gz" if kind.startswith("gzip") else ""
+    path = tmp_path / f"{role}-main-dark-1.fits{zipped}"
+    make(path, coadds)
+    if role == "redrock":
+        addresses, reason = [f"{coadds.write_coadd(tmp_path / 'coadd-main-dark-1.fits', [0])}#0"], "no_velocity"
+    else:
+        addresses = [str(path), f"{path}#0"]
+        reason = reason or "no_velocity"
+    # What is imported or kept at the first reading is not counted.
+    with contextlib.suppress(SpectrumError):
+        read_spectrum(addresses[-1])
+    tracemalloc.start()
+    start = time.process_time()
+    found = []
+    for address in addresses:
+        with pytest.raises(SpectrumError) as caught:
+            read_spectrum(address)
+        found.append(caught.value.reason)
+    taken, peak = time.process_time() - start, tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found[-1] == reason
+    assert set(found) <= {reason, "unknown_layout"}
+    # Of two readings, traced.
+    assert taken < 3
+    assert peak < 30e6
+
+
+def test_a_tile_of_gigabytes_is_not_made(coadds, coadd):
+    with fits.open(coadd) as hdus:
+        hdus["B_MASK"] = fits.CompImageHDU(hdus["B_MASK"].data.astype(np.int32), name="B_MASK")
+        hdus.writeto(coadd, overwrite=True)
+    assert read(coadd).meta["n_good"] > 0
+    raw = coadd.read_bytes()
+    at = raw.index(b"ZTILE1  =")
+    coadd.write_bytes(raw[:at] + _card("ZTILE1", 2**31 - 1) + raw[at + 80 :])
+    with pytest.raises(SpectrumError) as caught:
+        read(coadd)
+    assert caught.value.reason == "damaged"
+
+
+def test_a_survey_of_300_characters_names_no_spectrum(coadds, tmp_path):
+    path = coadds.write_coadd(tmp_path / NAME, TARGETS, header={"SURVEY": "s" * 300})
+    with pytest.raises(SpectrumError, match=r"PLANID.*correct the header") as caught:
+        read(path, rv=0.0)
+    assert caught.value.reason == "no_identity"
+
+
 @pytest.fixture(scope="module")
-def raw(coadds, tmp_path_factory) -> bytes:
-    """A small coadd: short cameras."""
+def fuzzed() -> Path:
+    folder = Path(__file__).resolve().parents[3] / "shared" / "cases" / "fuzz"
+    if not folder.exists():
+        pytest.skip("needs the files of ../shared/cases/fuzz, which are not part of the project")
+    return folder
+
+
+@pytest.mark.timeout(20)
+def test_what_fuzzing_found_has_a_reason_within_a_second(coadds, fuzzed, tmp_path):
+    coadd = coadds.write_coadd(tmp_path / "coadd-main-dark-1.fits", [11, 12])
+    for file in sorted(fuzzed.glob("fuzz_*.fits*")):
+        raw = file.read_bytes()
+        if "redrock" in file.name:
+            path = coadd
+            coadd.with_name("redrock-main-dark-1.fits").write_bytes(raw)
+        else:
+            path = tmp_path / "coadd-main-dark-2.fits"
+            path.write_bytes(gzip.decompress(raw) if file.suffix == ".gz" else raw)
+        start = time.process_time()
+        listed = list_inputs(config.Input(spectra=str(path)))
+        block, rejects = read_spectra(listed)
+        assert time.process_time() - start < 1, file.name
+        assert len(block.meta) + len(rejects) == len(listed) > 0
+        assert set(rejects["reason"]) <= set(REASONS)
+
+
+@pytest.fixture(scope="module")
+def pair(coadds, tmp_path_factory) -> tuple[Path, Path]:
+    """A small coadd, short cameras, one mask of it compressed, and its redshifts."""
     arms = coadds.make_arms(2)
     for arrays in arms.values():
         for part, values in arrays.items():
             arrays[part] = values[..., :200].copy()
-    return coadds.write_coadd(tmp_path_factory.mktemp("raw") / NAME, TARGETS[:2], arms).read_bytes()
+    coadd = coadds.write_coadd(tmp_path_factory.mktemp("raw") / NAME, TARGETS[:2], arms)
+    with fits.open(coadd) as hdus:
+        hdus["B_MASK"] = fits.CompImageHDU(hdus["B_MASK"].data.astype(np.int32), name="B_MASK")
+        hdus.writeto(coadd, overwrite=True)
+    return coadd, coadds.write_redrock(coadd, TARGETS[:2])
 
 
-@settings(max_examples=40, deadline=None)
-@given(data=st.data())
-def test_damaged_files_raise_nothing_else(raw, tmp_path_factory, data):
+VALUES = (b"-1", b"0", b"3", b"999", b"65536", b"4294967296", b"99999999999", b"'x'", b"T", b"1.5", b"1E400", b"'0K'")
+VALUES += (b"'1PK(9)'", b"'9999999K'", b"'8X'", b"'M'", b"'(2,2)'", b"''", b"'IMAGE'", b"'FIBERMAP'", b"'REDSHIFTS'")
+
+
+def spoiled(raw: bytes, data) -> bytes:
     """Cut anywhere, or with any card of any header overwritten, or any bytes."""
-    path = tmp_path_factory.getbasetemp() / "coadd-damaged-0.fits"
     how = data.draw(st.sampled_from(["cut", "card", "bytes"]))
     if how == "cut":
-        spoiled = raw[: data.draw(st.integers(0, len(raw) - 1))]
-    elif how == "card":
+        return raw[: data.draw(st.integers(0, len(raw) - 1))]
+    if how == "card":
         headers = [i for i in range(0, len(raw), 2880) if raw[i : i + 8].strip() in (b"SIMPLE", b"XTENSION")]
         at = data.draw(st.sampled_from(headers)) + 80 * data.draw(st.integers(0, 30))
-        # astropy lists the axes of an image: it would go on until they are in memory.
-        large = b"9999" if raw[at : at + 8] == b"NAXIS   " else b"99999999999"
-        value = data.draw(st.sampled_from([b"-1", large, b"'x'", b"T", b"1.5", b"3"])).rjust(20)
-        spoiled = raw[:at] + raw[at : at + 10] + value + raw[at + 30 :]
-    else:
-        at = data.draw(st.integers(0, len(raw) - 50))
-        spoiled = raw[:at] + data.draw(st.binary(min_size=50, max_size=50)) + raw[at + 50 :]
-    path.write_bytes(spoiled)
-    listed = list_inputs(config.Input(spectra=str(path)))
-    assert len(listed) >= 1
-    for address in (listed["path"][0], f"{path}#{TARGETS[0]}"):
-        with contextlib.suppress(SpectrumError):
-            assert read_spectrum(address, {"rv": 1.0}).meta["n_good"] > 0
+        return raw[: at + 10] + data.draw(st.sampled_from(VALUES)).rjust(20) + raw[at + 30 :]
+    at = data.draw(st.integers(0, len(raw) - 50))
+    return raw[:at] + data.draw(st.binary(min_size=50, max_size=50)) + raw[at + 50 :]
+
+
+def check_spoiled(pair, data) -> None:
+    good = [path.read_bytes() for path in pair]
+    number = data.draw(st.integers(0, 1))
+    try:
+        pair[number].write_bytes(spoiled(good[number], data))
+        start = time.process_time()
+        listed = list_inputs(config.Input(spectra=str(pair[0])))
+        assert len(listed) >= 1
+        for address in (listed["path"][0], f"{pair[0]}#{TARGETS[0]}"):
+            for given_ in ({}, {"rv": 1.0}):
+                with contextlib.suppress(SpectrumError):
+                    assert read_spectrum(address, given_).meta["n_good"] > 0
+        assert time.process_time() - start < 4
+    finally:
+        for path, raw in zip(pair, good, strict=True):
+            path.write_bytes(raw)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_damaged_files_raise_nothing_else_and_take_no_time(pair, data):
+    check_spoiled(pair, data)
+
+
+@pytest.mark.long
+@settings(max_examples=4000, deadline=None)
+@given(data=st.data())
+def test_damaged_files_raise_nothing_else_and_take_no_time_long(pair, data):
+    check_spoiled(pair, data)
 
 
 # Labels

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hotdask import schema
 from hotdask.errors import InputError, SpectrumError
 from hotdask.labels import LSF_NAMES
+from hotdask.report.spectrum import page_name
 from hotdask.store import lamost
 from hotdask.store.lamost import OVERRIDES, REASONS, read_spectra, read_spectrum
 from hotdask.store.lamost_writer import write_lamost
@@ -582,6 +583,68 @@ def test_classes(tmp_path):
     assert "'A1V'" in rejects["detail"][0]
 
 
+def test_classes_of_stars_are_told_from_names_that_begin_like_them(tmp_path):
+    for kind, subclass, wanted in (
+        ("GALAXY", "A", "A"),
+        ("STAR", "Binary", "B"),
+        ("QSO", "", "Q"),
+        ("STAR", "A1V", "AGN"),
+    ):
+        assert reason(edit(write(tmp_path), CLASS=kind, SUBCLASS=subclass), classes=(wanted,)) == "class_not_selected"
+    for kind, subclass, wanted in (
+        ("Unknown", "B6", "B"),
+        ("STAR", "sdB1", "sdB"),
+        ("STAR", "WD", "WD"),
+        ("QSO", "x", "QSO"),
+    ):
+        path = edit(write(tmp_path), CLASS=kind, SUBCLASS=subclass)
+        assert read_spectrum(path, classes=(wanted,)).meta["subclass"] == subclass
+
+
+@pytest.mark.parametrize("planid", ["F" * 65, "a/b", "../F5902"])
+def test_a_planid_that_could_name_no_file_is_none(tmp_path, planid):
+    with pytest.raises(SpectrumError, match=f"PLANID.*{len(planid)} characters.*correct the header") as caught:
+        read_spectrum(edit(write(tmp_path), PLANID=(planid, "")))
+    assert caught.value.reason == "no_identity"
+    assert len(caught.value.detail) < 300
+
+
+def test_a_reject_quotes_no_more_than_a_line_of_a_header(tmp_path):
+    path = edit(write(tmp_path), SUBCLASS="A" * 5000)
+    _, rejects = read_spectra(pd.DataFrame({"path": [str(path)]}), classes=("B",))
+    assert rejects["reason"].tolist() == ["class_not_selected"]
+    assert 400 < len(rejects["detail"][0]) < 600
+
+
+@pytest.mark.parametrize("planid", ["F" * 64, "EG012606S021203_F_2", "HD1+2.3-N:4", "%" * 64])
+def test_a_planid_that_is_read_names_a_page_of_the_report(tmp_path, planid):
+    specid = read_spectrum(edit(write(tmp_path), PLANID=(planid, ""))).meta["specid"]
+    (tmp_path / page_name(specid)).write_bytes(b"")
+    (tmp_path / f".{page_name(specid)}.partial").write_bytes(b"")
+
+
+def test_medium_resolution_is_named(tmp_path):
+    def table(name):
+        made = [fits.Column(key, "9E", array=np.ones((1, 9))) for key in ("FLUX", "IVAR", "WAVELENGTH", "PIXMASK")]
+        return fits.BinTableHDU.from_columns(made, name=name)
+
+    for first, name in (
+        ("COADD_B", "x.fits"),
+        ("R-84000012", "x.fits"),
+        ("OTHER", "med-58149-NGC216801_sp09-033.fits"),
+    ):
+        path = tmp_path / name
+        fits.HDUList([fits.PrimaryHDU(), table(first), table("COADD_R")]).writeto(path, overwrite=True)
+        with pytest.raises(SpectrumError, match="medium resolution") as caught:
+            read_spectrum(path)
+        assert caught.value.reason == "unknown_layout"
+    with pytest.raises(SpectrumError, match="medium resolution"):
+        read_spectrum(f"{path}#5")
+    # One that is called so and is not.
+    good = write(tmp_path, name="med-58149-NGC216801_sp09-033.fits")
+    assert read_spectrum(good).meta["n_good"] > 0
+
+
 # Every reason
 
 
@@ -631,10 +694,11 @@ CASES = {
 BY_ARGUMENT = {"bad_override", "class_not_selected"}  # tests above and below
 BY_INGEST = {"duplicate"}  # needs more than one file
 BY_ADDRESS = {"not_in_file", "not_unique", "not_a_target"}  # of files of many spectra: test_desi.py
+BY_SYSTEM = {"io_error"}  # what the operating system cannot do just now: tests/pipeline/test_growing_runs.py
 
 
 def test_every_reason_has_a_case_and_a_sentence():
-    assert set(REASONS) == set(CASES) | BY_ARGUMENT | BY_INGEST | BY_ADDRESS
+    assert set(REASONS) == set(CASES) | BY_ARGUMENT | BY_INGEST | BY_ADDRESS | BY_SYSTEM
     assert all(re.fullmatch(r"[A-Z].*[a-zA-Z)]\.", sentence) for sentence in REASONS.values())
 
 
@@ -742,7 +806,7 @@ def _spectrum_or_reason(raw):
     else:
         refused = None
     if refused:
-        assert refused in set(REASONS) - BY_ARGUMENT - BY_INGEST - BY_ADDRESS - {"not_found", "unreadable"}
+        assert refused in set(REASONS) - BY_ARGUMENT - BY_INGEST - BY_ADDRESS - BY_SYSTEM - {"not_found", "unreadable"}
         return
     assert spectrum.flux.shape == spectrum.ormask.shape == (N,)
     assert np.isfinite(spectrum.flux).all()

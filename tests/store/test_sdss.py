@@ -46,7 +46,7 @@ def write_sdss(path: Path, *, pixels: dict | None = None, row: dict | None = Non
     about = {"PLATE": 4055, "MJD": 55359, "FIBERID": 610, "PLUG_RA": 241.5, "PLUG_DEC": 5.25, "Z": 1e-4, "Z_ERR": 1e-5}
     about |= {"CLASS": "STAR", "SUBCLASS": "A0", "RUN2D": "v5_13_2", "SN_MEDIAN": [5.0, 20.0, 25.0, 22.0, 12.0]}
     about |= row or {}
-    formats = {int: "J", float: "D", str: "20A", list: "5E"}
+    formats = {int: "K", float: "D", str: "20A", list: "5E"}
     described = fits.BinTableHDU.from_columns(
         [fits.Column(k, formats[type(v)], array=[v]) for k, v in about.items() if v is not None], name="SPALL"
     )
@@ -142,6 +142,121 @@ def test_what_cannot_be_used_has_its_reason(tmp_path, changes, reason):
     with pytest.raises(SpectrumError) as caught:
         read_spectrum(write_sdss(tmp_path / "bad.fits", **changes))
     assert caught.value.reason == reason
+
+
+def reason(path, **options) -> tuple[str, str]:
+    with pytest.raises(SpectrumError) as caught:
+        read_spectrum(path, **options)
+    return caught.value.reason, caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("row", "expected", "why"),
+    [
+        ({"ZWARNING": 1, "OBJTYPE": "SKY"}, "not_a_target", "ZWARNING says SKY"),
+        ({"ZWARNING": 1 | 4, "OBJTYPE": "STAR"}, "not_a_target", "ZWARNING says SKY"),
+        ({"ZWARNING": 128, "OBJTYPE": "NA"}, "not_a_target", "UNPLUGGED"),
+        ({"ZWARNING": 256}, "not_a_target", "BAD_TARGET"),
+        ({"ZWARNING": 512, "OBJTYPE": "STAR"}, "no_good_pixels", "NODATA"),
+        ({"ZWARN": 512}, "no_good_pixels", "NODATA"),
+        *(
+            ({"ZWARNING": 0, "OBJTYPE": kind}, "not_a_target", f"'{kind}'")
+            for kind in ("SKY", "NA", "BLANK", "ops_sky")
+        ),
+        ({"OBJTYPE": "COHERENT_SKY"}, "not_a_target", "COHERENT_SKY"),
+        ({"TARGETTYPE": "SKY"}, "not_a_target", "take it off"),
+    ],
+)
+def test_fibers_without_a_star_are_rejected_whatever_a_table_gives(tmp_path, row, expected, why):
+    path = write_sdss(tmp_path / "sky.fits", row=row)
+    for options in ({}, {"overrides": {"rv": 3.0}}, {"classes": ("G",)}):
+        found, detail = reason(path, **options)
+        assert found == expected
+        assert why in detail
+
+
+@pytest.mark.parametrize(
+    "kind", ["STAR", "GALAXY", "SPECTROPHOTO_STD", "science", "QA", "", "STAR_WHITE_DWARF", "SKYLARK"]
+)
+def test_fibers_on_targets_are_read(tmp_path, kind):
+    assert read_spectrum(write_sdss(tmp_path / "s.fits", row={"ZWARNING": 0, "OBJTYPE": kind})).meta["n_good"] > 0
+
+
+def test_a_target_of_no_type_is_one_by_its_source(tmp_path):
+    row = {"OBJTYPE": "NA", "SOURCETYPE": "TDSS_TARGET"}
+    assert read_spectrum(write_sdss(tmp_path / "s.fits", row=row)).meta["n_good"] > 0
+
+
+@pytest.mark.parametrize("bit", range(10))
+def test_a_redshift_in_doubt_is_no_velocity(tmp_path, bit):
+    """As with Redrock's ZWARN: a velocity from a table makes the spectrum usable. Two bits are harmless for stars."""
+    path = write_sdss(tmp_path / "z.fits", row={"ZWARNING": 1 << bit})
+    if bit in (4, 6):
+        assert read_spectrum(path).meta["rv"] == pytest.approx(1e-4 * SPEED_OF_LIGHT)
+    elif bit in (1, 2, 3, 5):
+        name = {1: "LITTLE_COVERAGE", 2: "SMALL_DELTA_CHI2", 3: "NEGATIVE_MODEL", 5: "Z_FITLIMIT"}[bit]
+        found, detail = reason(path)
+        assert found == "no_velocity"
+        assert f"ZWARNING says {name}; give rv" in detail
+        assert read_spectrum(path, {"rv": 12.0}).meta["rv"] == 12.0
+    else:
+        assert reason(path)[0] in {"not_a_target", "no_good_pixels"}
+
+
+def test_classes_take_no_galaxy_that_begins_like_a_star(tmp_path):
+    kinds = [("STAR", "A0"), ("GALAXY", "AGN"), ("GALAXY", "BROADLINE"), ("QSO", "AGN BROADLINE"), ("STAR", "OB")]
+    files = [
+        write_sdss(tmp_path / f"{i}.fits", row={"CLASS": c, "SUBCLASS": s, "FIBERID": i + 1})
+        for i, (c, s) in enumerate(kinds)
+    ]
+    block, rejects = read_spectra(pd.DataFrame({"path": [str(f) for f in files]}), classes=("O", "B", "A"))
+    assert block.meta["subclass"].tolist() == ["A0", "OB"]
+    assert rejects["reason"].tolist() == ["class_not_selected"] * 3
+
+
+# SDSS-V: spec-FIELD-MJD-CATALOGID.fits has no plate and no fiber of its own
+
+FIFTH = {"PLATE": None, "FIBERID": None, "MJD": 59281, "TARGET_INDEX": 8, "FIBERID_LIST": "8 8 8", "RUN2D": "v6_1_3"}
+
+
+def test_fields_of_a_night_are_told_apart(tmp_path):
+    rows = [{"FIELD": 15173, "CATALOGID": 4544940698}, {"FIELD": 102345, "CATALOGID": 27021600949}]
+    # The same star in both fields, and one that only the newer number names.
+    rows += [{"FIELD": 102345, "CATALOGID": 4544940698}, {"FIELD": 102345, "CATALOGID": -999, "SDSS_ID": 44940698}]
+    found = [
+        read_spectrum(write_sdss(tmp_path / f"{i}.fits", row=FIFTH | row, header={"PLATEID": ""})).meta["specid"]
+        for i, row in enumerate(rows)
+    ]
+    assert found == [
+        "59281-SDSS15173-4544940698-01-008",
+        "59281-SDSS102345-27021600949-01-008",
+        "59281-SDSS102345-4544940698-01-008",
+        "59281-SDSS102345-44940698-01-008",
+    ]
+
+
+def test_a_field_may_be_in_the_header_and_the_target_index_beyond_a_thousand(tmp_path):
+    row = FIFTH | {"CATALOGID": 7, "TARGET_INDEX": 5000}
+    meta = read_spectrum(write_sdss(tmp_path / "x.fits", row=row, header={"FIELDID": 15173})).meta
+    assert meta["specid"] == "59281-SDSS15173-7-01-001"
+
+
+def test_a_field_alone_is_no_identity(tmp_path):
+    path = write_sdss(tmp_path / "x.fits", row=FIFTH | {"FIELD": 15173})
+    assert reason(path)[0] == "no_identity"
+    path = write_sdss(tmp_path / "y.fits", row=FIFTH | {"CATALOGID": 7}, header={"PLATEID": ""})
+    assert reason(path)[0] == "no_identity"
+
+
+def test_the_field_of_an_image_is_no_part_of_an_older_identity(tmp_path):
+    path = write_sdss(tmp_path / "x.fits", row={"FIELD": 312})
+    assert read_spectrum(path).meta["specid"] == "55359-SDSS4055-02-610"
+
+
+@pytest.mark.parametrize("value", [[1.0, 0, 0, 0, 0], "x", float("nan"), -9999])
+def test_warnings_of_odd_kinds_are_none(tmp_path, value):
+    path = write_sdss(tmp_path / "x.fits", row={"ZWARNING": value, "OBJTYPE": value})
+    assert read_spectrum(path).meta["n_good"] > 0
 
 
 @pytest.fixture(scope="module")
