@@ -26,7 +26,7 @@ FARTHEST = 1000.0
 CONFUSED = 83.5
 """What wavelengths in air, taken for those in vacuum, do to a velocity [km/s] with a minus: c·(n − 1) of air."""
 _CONFUSED_WITHIN = 20.0
-_CONFUSED_SIGMA = 3.0
+"""How far stars move, and how well it must be known [km/s]."""
 _PIXEL = SPEED_OF_LIGHT * np.log(10) * LOG_STEP
 _REACH = int(np.ceil(FARTHEST / _PIXEL)) + 1
 _ROUNDS = 3
@@ -185,7 +185,7 @@ def air_or_vacuum(shift: float, error: float, medium: str) -> str:
     """
     expected = -CONFUSED if medium == "vacuum" else CONFUSED
     other = "air" if medium == "vacuum" else "vacuum"
-    if not abs(shift - expected) < max(_CONFUSED_WITHIN, _CONFUSED_SIGMA * error):
+    if not (abs(shift - expected) < _CONFUSED_WITHIN and error < _CONFUSED_WITHIN):
         return ""
     return (
         f"lines lie at {shift:.0f} km/s, as they do where wavelengths in {other} are taken for those in {medium}; if "

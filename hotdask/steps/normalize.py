@@ -246,7 +246,8 @@ class _Block:
             needed = total * np.maximum(share, _LEAST_SHARE)
             # Pixels beyond the kernel's reach keep columns of zeros: never enough.
             relative = np.where(total > 0, kernel / needed, 0.0)
-        u, s, v = np.linalg.svd(relative, full_matrices=False)
+        # Not NumPy's, whose threads nothing in this process can limit: on busy cores they took seconds.
+        u, s, v = (part.numpy() for part in torch.linalg.svd(torch.from_numpy(relative), full_matrices=False))
         # What is left out has column sums below its largest singular value times this root.
         rank = int(np.count_nonzero(s * np.sqrt(len(relative)) > _TOLERANCE))
         rank = min(-(-rank // _RANK_STEP) * _RANK_STEP, len(s))
