@@ -89,7 +89,7 @@ REJECTS: tuple[Column, ...] = (
     Column("path", _STR, "", "the file"),
     Column("fitsname", _STR, "", "its name"),
     Column("specid", _STR, "", "its spectrum, where that could be read"),
-    Column("reason", _STR, "", "reason code (hotdask.store.lamost.REASONS)"),
+    Column("reason", _STR, "", "reason code (hotdask.readers.lamost.REASONS)"),
     Column("detail", _STR, "", "what was found, and what to do, in a sentence"),
 )
 

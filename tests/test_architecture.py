@@ -172,7 +172,7 @@ def test_the_guard_sees(tmp_path, where, line):
         ("hotdask.cli", {"torch", "dask", "distributed", "zarr"}),
         ("hotdask.steps.label", {"dask", "distributed", "zarr"}),
         ("hotdask.store.cube", {"torch", "distributed"}),
-        ("hotdask.store.lamost", {"torch", "dask", "distributed", "zarr"}),
+        ("hotdask.readers.lamost", {"torch", "dask", "distributed", "zarr"}),
         ("hotdask.report.page", {"torch", "dask", "distributed", "zarr"}),
     ],
 )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 from distributed import Client
 
+from hotdask.cluster.tasks import run_tasks
 from hotdask.errors import MissingInputError, RunError, WorkerError
 from hotdask.pipeline import maps
 from hotdask.pipeline.plan import (
@@ -24,10 +25,9 @@ from hotdask.pipeline.plan import (
     write_grouped,
 )
 from hotdask.pipeline.state import State
-from hotdask.pipeline.tasks import run_tasks
+from hotdask.readers.desi import file_of
 from hotdask.schema import REJECTS, to_table
 from hotdask.store.cube import create_cube, cube_place, layout_files, read_layout
-from hotdask.store.desi import file_of
 from hotdask.store.parquet import read_table, write_table
 from hotdask.store.receipts import Receipt, hash_files, write_receipt
 from hotdask.store.staging import FOLDER as STAGING

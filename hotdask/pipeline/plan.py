@@ -25,12 +25,12 @@ from astropy_healpix import HEALPix
 
 from hotdask import config
 from hotdask.errors import RunError, SettingsError
+from hotdask.readers.desi import file_of
+from hotdask.readers.inputs import input_signature
+from hotdask.readers.lamost import PASSING
 from hotdask.schema import FORMAT_VERSION, INTERNAL, SPECTRA
 from hotdask.store.atomic import atomic_path, write_text
 from hotdask.store.cube import n_partitions
-from hotdask.store.desi import file_of
-from hotdask.store.inputs import input_signature
-from hotdask.store.lamost import PASSING
 from hotdask.store.parquet import read_table, to_frame
 from hotdask.store.receipts import Receipt, check_receipt, hash_file, hash_files, read_receipt, write_receipt
 
@@ -188,7 +188,7 @@ def check_inputs(run: Path, entries: pd.DataFrame, size: int, *, planned: int) -
     run : pathlib.Path
         Folder of the run.
     entries : pandas.DataFrame
-        As `hotdask.store.inputs.list_inputs` gives it.
+        As `hotdask.readers.inputs.list_inputs` gives it.
     size : int
         Files of a staged part.
     planned : int

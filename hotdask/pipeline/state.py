@@ -9,10 +9,10 @@ from pathlib import Path
 
 import hotdask
 from hotdask import config
+from hotdask.cluster.identity import code_identity
+from hotdask.crossmatch.join import signature
 from hotdask.errors import RunError
 from hotdask.pipeline import maps
-from hotdask.pipeline.identity import code_identity
-from hotdask.pipeline.join import signature
 from hotdask.pipeline.plan import INPUTS, PLAN, Batch, batch_path, count_files, fingerprint, list_batches, read_batches
 from hotdask.store.atomic import write_text
 from hotdask.store.catalog import FITS_FOLDER, is_sound

@@ -10,9 +10,10 @@ import pandas as pd
 import pyarrow as pa
 
 from hotdask import config
+from hotdask.crossmatch.join import JOIN, join_tables
+from hotdask.crossmatch.photometry import intrinsically_cool
 from hotdask.flags import Flag
 from hotdask.labels import COMPARED_LABELS, CORRELATION_PAIRS, INDEX, LABEL_NAMES, N_LABELS
-from hotdask.pipeline.join import JOIN, join_tables
 from hotdask.pipeline.plan import carried_schema, read_group, write_grouped
 from hotdask.schema import (
     CATALOG,
@@ -28,7 +29,6 @@ from hotdask.schema import (
 )
 from hotdask.steps.flag import Chi2Model, catalog_flags, chi2_statistics, count_cuts, fit_chi2_model
 from hotdask.steps.merge import merge_labels
-from hotdask.steps.photometry import intrinsically_cool
 from hotdask.steps.polynomial import assign_cells
 from hotdask.steps.repeats import assign_stars, make_pairs
 from hotdask.steps.scale import ErrorScale, fit_error_scale, limit_errors, pull_statistics

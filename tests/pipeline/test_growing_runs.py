@@ -16,7 +16,7 @@ from hotdask.errors import RunError
 from hotdask.pipeline.execute import run
 from hotdask.pipeline.plan import read_rejects
 from hotdask.pipeline.verify import verify
-from hotdask.store import lamost
+from hotdask.readers import lamost
 
 MakeSettings = Callable[..., Settings]
 

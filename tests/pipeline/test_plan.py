@@ -32,7 +32,7 @@ from hotdask.pipeline.plan import (
     split,
     write_grouped,
 )
-from hotdask.store.inputs import list_inputs
+from hotdask.readers.inputs import list_inputs
 
 
 def settings(**overrides):
