@@ -16,7 +16,7 @@ _PUBLIC = {
     "make_settings": "hotdask.config",
     "Labeler": "hotdask.steps.label",
     "load_emulator": "hotdask.emulator",
-    "cramer_rao_bound": "hotdask.validation.information",
+    "cramer_rao_bound": "hotdask.steps.information",
     "open_cube": "hotdask.store.cube",
     "read_catalog": "hotdask.store.catalog",
     "read_covariance": "hotdask.pipeline.covariance",

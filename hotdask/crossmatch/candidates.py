@@ -16,8 +16,9 @@ from hotdask.errors import InputError
 from hotdask.readers.classes import are_selected
 from hotdask.readers.columns import angles, find_column, numbers
 from hotdask.readers.inputs import RESERVED
-from hotdask.readers.usertables import Piece, column_units, list_pieces, plain_types, read_pieces, write_user_table
+from hotdask.readers.usertables import Piece, column_units, list_pieces, plain_types, read_pieces
 from hotdask.schema import SOURCES
+from hotdask.store.usertable import write_user_table
 
 _FLAGS = {"hot": "source_hot", "ob": "source_ob"}
 

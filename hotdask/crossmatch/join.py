@@ -17,12 +17,12 @@ from hotdask.crossmatch.match import cell_order, cells
 from hotdask.crossmatch.neighbors import SEPARATION, check_sky, match_nearest, need_columns, read_sky
 from hotdask.crossmatch.photometry import absolute_ks, intrinsic_bp_rp
 from hotdask.errors import InputError, SettingsError
-from hotdask.pipeline.plan import write_grouped
 from hotdask.readers.columns import ids as ids_of
 from hotdask.readers.columns import numbers
 from hotdask.readers.usertables import Piece, column_units, first_piece, list_pieces, read_pieces
 from hotdask.schema import JOINED, empty_frame
 from hotdask.store.cube import Layout, read_sidecar
+from hotdask.store.grouped import write_grouped
 
 JOIN = "joined.parquet"
 _DERIVED = {

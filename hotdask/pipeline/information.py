@@ -14,7 +14,7 @@ from hotdask.emulator.base import Emulator
 from hotdask.errors import InputError, SynthesisError
 from hotdask.labels import INDEX, LABEL_NAMES, LABELS
 from hotdask.report.information import strongest, write_information_page
-from hotdask.validation.information import (
+from hotdask.steps.information import (
     A_STAR,
     B_STAR,
     REGIONS,
@@ -64,7 +64,7 @@ def describe(
     snr : float
         S/N per pixel at 4650 Å.
     curve : str
-        As `hotdask.validation.information.signal_to_noise_curve` takes it.
+        As `hotdask.steps.information.signal_to_noise_curve` takes it.
     mask_hydrogen : bool
         Tell the bounds of the fit with hydrogen masked; the page shows both anyway.
     mask : sequence of (low, high)

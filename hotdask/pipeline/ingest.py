@@ -21,13 +21,12 @@ from hotdask.pipeline.plan import (
     drop_known,
     read_rejects,
     sky_order,
-    split,
-    write_grouped,
 )
 from hotdask.pipeline.state import State
 from hotdask.readers.desi import file_of
 from hotdask.schema import REJECTS, to_table
 from hotdask.store.cube import create_cube, cube_place, layout_files, read_layout
+from hotdask.store.grouped import split, write_grouped
 from hotdask.store.parquet import read_table, write_table
 from hotdask.store.receipts import Receipt, hash_files, write_receipt
 from hotdask.store.staging import FOLDER as STAGING

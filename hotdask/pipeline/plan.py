@@ -11,7 +11,6 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,10 +27,11 @@ from hotdask.errors import RunError, SettingsError
 from hotdask.readers.desi import file_of
 from hotdask.readers.inputs import input_signature
 from hotdask.readers.lamost import PASSING
-from hotdask.schema import FORMAT_VERSION, INTERNAL, SPECTRA
-from hotdask.store.atomic import atomic_path, write_text
+from hotdask.schema import FORMAT_VERSION, INTERNAL, SPECTRA, to_frame
+from hotdask.store.atomic import write_text
 from hotdask.store.cube import n_partitions
-from hotdask.store.parquet import read_table, to_frame
+from hotdask.store.grouped import split, write_grouped
+from hotdask.store.parquet import read_table
 from hotdask.store.receipts import Receipt, check_receipt, hash_file, hash_files, read_receipt, write_receipt
 
 INPUTS, PLAN, REJECTED = "inputs", "plan", "rejects"
@@ -83,46 +83,6 @@ def batch_path(run: str | Path, table: str, batch: int) -> Path:
 def list_batches(run: str | Path, table: str) -> list[Path]:
     """A table's files, in the order of the batches."""
     return sorted(Path(run, table).glob("batch-*.parquet"))
-
-
-def write_grouped(path: Path, frame: pd.DataFrame, sizes: Iterable[int]) -> None:
-    """Parquet with a row group for each of ``sizes``: a task reads its own group and nothing else."""
-    table, start = pa.Table.from_pandas(frame, preserve_index=False), 0
-    with atomic_path(path) as partial, pq.ParquetWriter(partial, table.schema) as writer:
-        for size in sizes:
-            writer.write_table(table.slice(start, size), row_group_size=size)
-            start += size
-
-
-def read_group(paths: str | Path | Iterable[str | Path], group: int, columns: list[str] | None = None) -> pd.DataFrame:
-    """One row group, counted through files written by `write_grouped`.
-
-    Raises
-    ------
-    RunError
-        If a file is damaged, or there is no such group.
-    """
-    before = 0
-    for path in [paths] if isinstance(paths, str | Path) else paths:
-        try:
-            with pq.ParquetFile(path) as file:
-                if group - before < file.num_row_groups:
-                    return file.read_row_group(group - before, columns=columns).to_pandas()
-                before += file.num_row_groups
-        except (OSError, pa.ArrowException) as error:
-            raise RunError(f"{path}: the file is damaged ({error}); run the command again") from error
-    raise RunError(f"no row group {group}: there are {before}; run the command again")
-
-
-def split(n: int, size: int) -> list[int]:
-    """Rows of each group when ``n`` rows are put in groups of ``size``.
-
-    Examples
-    --------
-    >>> split(70, 32)
-    [32, 32, 6]
-    """
-    return [min(size, n - start) for start in range(0, n, size)]
 
 
 def check_settings(run: Path, settings: config.Settings, *, begun: bool = True) -> None:

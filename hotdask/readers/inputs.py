@@ -46,8 +46,8 @@ def list_inputs(settings: Input, *, echo: Callable[[str], None] = lambda line: N
     -------
     pandas.DataFrame
         ``path`` (str, absolute; ``FILE#TARGETID`` for each spectrum of a DESI coadd), the columns of
-        `hotdask.readers.lamost.OVERRIDES` the table has (float64, in our units; NaN where there is none), and every other
-        column of the table as it is, but for columns of arrays. Known columns are found whatever their case.
+        `hotdask.readers.lamost.OVERRIDES` the table has (float64, in our units; NaN where there is none), and every
+        other column of the table as it is, but for columns of arrays. Known columns are found whatever their case.
         Files of patterns are sorted; a table keeps its order. A coadd is known by its name, ``coadd-*.fits*``, and
         opened for its list of targets; a row of a table that names it stands for all of them. Redrock's files beside
         coadds that a pattern matches are no inputs of their own.

@@ -25,8 +25,7 @@ from astropy.io import fits
 from astropy.table import Table
 
 from hotdask.errors import InputError
-from hotdask.store.atomic import atomic_path, clear_dead
-from hotdask.store.parquet import to_frame
+from hotdask.schema import to_frame
 
 KINDS = {
     "parquet": (".parquet", ".parq", ".pq"),
@@ -489,27 +488,3 @@ def plain_types(frame: pd.DataFrame) -> pd.DataFrame:
             except (ValueError, TypeError):
                 continue
     return out
-
-
-def write_user_table(path: str | Path, frame: pd.DataFrame) -> Path:
-    """Write a table as .parquet, .csv or .fits, by its ending, whole or not at all.
-
-    Raises
-    ------
-    InputError
-        If the ending is none of these.
-    """
-    path = Path(path)
-    kind = path.suffix.lower()
-    if kind not in (".parquet", ".csv", ".fits"):
-        raise InputError(f"{path}: unknown ending '{kind}'; give .parquet, .csv or .fits")
-    clear_dead(path)
-    with atomic_path(path) as partial:
-        if kind == ".parquet":
-            frame.to_parquet(partial, index=False)
-        elif kind == ".csv":
-            frame.to_csv(partial, index=False)
-        else:
-            with warnings.catch_warnings(action="ignore"):
-                Table.from_pandas(frame).write(partial, format="fits", overwrite=True)
-    return path

@@ -30,8 +30,8 @@ def comparison_figure(
     difference, error : mapping of str to (n,) float64
         By label, in its unit; NaN where unknown.
     summary : pandas.DataFrame
-        As `hotdask.crossmatch.differences.label_differences` gives it: offsets of the ranges are drawn as steps, with the
-        scatter around them.
+        As `hotdask.crossmatch.differences.label_differences` gives it: offsets of the ranges are drawn as steps, with
+        the scatter around them.
 
     Returns
     -------

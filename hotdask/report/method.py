@@ -105,10 +105,10 @@ STEPS: tuple[Step, ...] = (
         (r"$K^{-1} = \nabla f^{\,T}\,C^{-1}\,\nabla f,\qquad \sigma_i \geq \sqrt{K_{ii}}$",),
         "∇f is the gradient of the normalized spectrum by the labels, C the covariance of its pixels.",
         (
-            "hotdask.validation.information.cramer_rao_bound",
-            "hotdask.validation.information.bound_from_gradients",
-            "hotdask.validation.information.correlations",
-            "hotdask.validation.information.gradients",
+            "hotdask.steps.information.cramer_rao_bound",
+            "hotdask.steps.information.bound_from_gradients",
+            "hotdask.steps.information.correlations",
+            "hotdask.steps.information.gradients",
         ),
     ),
     Step(

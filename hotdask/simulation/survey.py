@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
+import torch
 from distributed import Client, as_completed
 
 from hotdask import config
@@ -14,9 +15,8 @@ from hotdask.cluster.client import open_client
 from hotdask.cluster.progress import Progress
 from hotdask.emulator import load_emulator
 from hotdask.errors import InputError
-from hotdask.pipeline import maps
 from hotdask.schema import TRUTH, to_table
-from hotdask.simulation.visits import Simulation, draw_stars, draw_visits, write_broken
+from hotdask.simulation.visits import Simulation, draw_stars, draw_visits, write_broken, write_visits
 from hotdask.store.atomic import atomic_folder, clear_dead, write_text
 from hotdask.store.parquet import write_table
 
@@ -86,7 +86,7 @@ def _write(
     token = uuid.uuid4().hex[:8]
     chunks = {
         client.submit(
-            maps.simulate,
+            _write_visits,
             str(folder),
             visits.iloc[start : start + _CHUNK],
             simulation,
@@ -102,3 +102,10 @@ def _write(
         progress.add(len(done[chunks[future]]))
     progress.finish()
     return pd.concat([done[start] for start in sorted(done)], ignore_index=True)
+
+
+def _write_visits(folder: str, visits: pd.DataFrame, simulation: Simulation, emulator: str | None) -> pd.DataFrame:
+    """Write some visits; returns their truth."""
+    # Workers are as many as cores already.
+    torch.set_num_threads(1)
+    return write_visits(folder, visits, load_emulator(emulator), simulation)

@@ -19,7 +19,7 @@ from hotdask.errors import InputError
 from hotdask.labels import INDEX, LABEL_NAMES, LSF_NAMES, N_LABELS
 from hotdask.simulation.lamost_writer import write_lamost
 from hotdask.spectra.normalize import Normalizer
-from hotdask.validation.information import cramer_rao_bound
+from hotdask.steps.information import cramer_rao_bound
 
 LAYOUTS = ("dr1", "dr5", "dr9")
 BREAKAGES = ("empty", "truncated", "not_fits", "no_good_pixels", "no_velocity", "duplicate")

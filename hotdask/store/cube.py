@@ -32,10 +32,11 @@ from hotdask.schema import (
     SPECTRUM,
     WAVELENGTH,
     Variable,
+    to_frame,
     to_table,
 )
 from hotdask.store.atomic import write_bytes
-from hotdask.store.parquet import part_path, read_table, to_frame, write_table
+from hotdask.store.parquet import part_path, read_table, write_table
 from hotdask.store.places import is_url, place, read_bytes, run_places, stamp, zarr_store
 from hotdask.windows import N_OBSERVED, observed_wavelength
 

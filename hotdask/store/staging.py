@@ -15,9 +15,9 @@ import pandas as pd
 import pyarrow as pa
 
 from hotdask.errors import RunError
-from hotdask.schema import CUBE, INTERNAL, REJECTS, SPECTRA, Column, arrow_schema, to_table
+from hotdask.schema import CUBE, INTERNAL, REJECTS, SPECTRA, Column, arrow_schema, to_frame, to_table
 from hotdask.store.atomic import atomic_path, remove_folder
-from hotdask.store.parquet import read_table, to_frame, write_table
+from hotdask.store.parquet import read_table, write_table
 from hotdask.windows import N_OBSERVED
 
 if TYPE_CHECKING:

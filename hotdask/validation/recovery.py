@@ -24,8 +24,8 @@ from hotdask.library.spectra import Library
 from hotdask.simulation.visits import Simulation, draw_stars, emergent
 from hotdask.spectra.normalize import Normalizer
 from hotdask.steps.fit import Solution, plain_start
+from hotdask.steps.information import B_STAR, cramer_rao_bound
 from hotdask.steps.label import Labeler, fit_both
-from hotdask.validation.information import B_STAR, cramer_rao_bound
 
 PAPER_SCATTER: dict[str, float] = {
     "teff": 2.1,
@@ -489,8 +489,8 @@ def recover(
     emulator : LowRankEmulator
     design : Design
     fiducial : Library, optional
-        Its first member is the synthesis of `hotdask.validation.information.B_STAR`; without it that star is the emulator's own,
-        which tests the fit and not the emulator.
+        Its first member is the synthesis of `hotdask.steps.information.B_STAR`; without it that star is the emulator's
+        own, which tests the fit and not the emulator.
     progress : callable
         Told what is being done.
 

@@ -6,8 +6,8 @@ from hotdask.emulator import load_emulator
 from hotdask.labels import LABEL_NAMES
 from hotdask.pipeline.pages import catalog_of, label_bounds, spectrum_views
 from hotdask.steps.flag import galactic_latitude
+from hotdask.steps.information import cramer_rao_bound
 from hotdask.store.catalog import read_catalog
-from hotdask.validation.information import cramer_rao_bound
 
 
 def test_bounds_are_those_of_each_spectrums_own_noise(finished, survey):

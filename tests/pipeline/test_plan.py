@@ -27,12 +27,10 @@ from hotdask.pipeline.plan import (
     fingerprint,
     list_batches,
     read_batches,
-    read_group,
     sky_order,
-    split,
-    write_grouped,
 )
 from hotdask.readers.inputs import list_inputs
+from hotdask.store.grouped import read_group, split, write_grouped
 
 
 def settings(**overrides):

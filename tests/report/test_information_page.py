@@ -20,7 +20,7 @@ from hotdask.report.information import (
     strongest,
     teff_gradient_figure,
 )
-from hotdask.validation import information
+from hotdask.steps import information
 
 WAVELENGTH = windows.rest_wavelength()
 

@@ -21,8 +21,8 @@ from hotdask.library.spectra import LOG_START, N_FINE, Library
 from hotdask.library.synthe import read_npz
 from hotdask.report.recovery import recovery_page
 from hotdask.simulation.visits import Simulation, draw_stars, emergent
+from hotdask.steps.information import B_STAR
 from hotdask.steps.label import Labeler, fit_both
-from hotdask.validation.information import B_STAR
 from hotdask.validation.recovery import (
     PAPER_SCATTER,
     Design,

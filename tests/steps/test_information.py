@@ -15,7 +15,7 @@ from hotdask.errors import InputError
 from hotdask.labels import INDEX, LABEL_NAMES, N_LABELS
 from hotdask.library.spectra import Synthesis, fine_wavelength
 from hotdask.readers.lamost import read_spectrum
-from hotdask.validation.information import (
+from hotdask.steps.information import (
     A_STAR,
     B_STAR,
     REGIONS,
