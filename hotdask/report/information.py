@@ -47,13 +47,14 @@ REASONS = (
 """Why our bounds differ from the paper's; text, since none of it is computed with the page.
 
 Measured once with version 0.1 at S/N 100 on the fiducial B star (`hotdask.steps.information.B_STAR`). Gradients are
-central finite differences of normalized spectra of `hotdask.library.synthesis.HotdaskEngine` with ``helium="voigt"``, R = 1800,
-half steps of 200 K, 0.05 in log g, 0.5 and 5 km/s in vmic and vsini, 0.01 in helium and 0.1 dex in every abundance.
-Bounds are of `hotdask.steps.information.bound_from_gradients` with photon noise (`hotdask.steps.information.noise`), first
-for the ``photons`` curve, then for the ``lamost`` curve. Then one thing after another is changed, the
-earlier changes kept: helium's gradient from atmospheres whose temperature at each Rosseland depth is kept while
-hydrostatic equilibrium is solved with the new opacity; ten more elements as free labels; and, each by itself, the noise
-of the continuum in lines or windows masked. The A star's bounds are of the shipped emulator and of the engine.
+central finite differences of normalized spectra of `hotdask.library.synthesis.HotdaskEngine` with ``helium="voigt"``,
+R = 1800, half steps of 200 K, 0.05 in log g, 0.5 and 5 km/s in vmic and vsini, 0.01 in helium and 0.1 dex in every
+abundance. Bounds are of `hotdask.steps.information.bound_from_gradients` with photon noise
+(`hotdask.steps.information.noise`), first for the ``photons`` curve, then for the ``lamost`` curve. Then one thing
+after another is changed, the earlier changes kept: helium's gradient from atmospheres whose temperature at each
+Rosseland depth is kept while hydrostatic equilibrium is solved with the new opacity; ten more elements as free
+labels; and, each by itself, the noise of the continuum in lines or windows masked. The A star's bounds are of the
+shipped emulator and of the engine.
 """
 _WIDE = 10.4
 _STRONG = 0.3
