@@ -119,7 +119,8 @@ def test_candidates_are_those_of_all_pairs(tmp_path, client, sky, monkeypatch, s
         out=str(tmp_path / out),
         survey={"table": _write(tmp_path, survey, sky[0]), "keep": ["obsid", "designation", "planid"]},
         hot={"table": _write(tmp_path, hot, sky[1])},
-        ob={"table": _write(tmp_path, ob, sky[2]), "ra": "RAJ2000", "dec": "DEJ2000"},
+        # Its columns are RAJ2000 and DEJ2000.
+        ob={"table": _write(tmp_path, ob, sky[2])},
     )
     counts = find_candidates(settings, client=client, echo=lambda line: None)
     expected = _expected(sky)

@@ -5,6 +5,8 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+from astropy import units as u
+from astropy.coordinates import SkyCoord
 from astropy.table import Table
 from click.testing import CliRunner
 
@@ -13,6 +15,7 @@ from hotdask.crossmatch.compare import compare, reference_table
 from hotdask.errors import InputError, RunError
 from hotdask.labels import LABEL_NAMES
 from hotdask.store.catalog import read_catalog
+from hotdask.store.export import export_catalog
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +72,34 @@ def test_a_table_of_positions_with_columns_of_other_names(finished, survey, cata
     summary = pd.read_csv(tmp_path / "sky.csv")
     assert summary["offset"][0] == pytest.approx(-500, abs=150)
     assert out.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("ending", [".vot", ".fits", ".csv"])
+def test_what_was_exported_compares_with_itself(finished, catalog, tmp_path, ending):
+    path = tmp_path / f"all{ending}"
+    export_catalog(finished.folder, path)
+    result = run_compare(finished.folder, path, "--out", tmp_path / "out.png")
+    assert result.exit_code == 0, result.output
+    summary = pd.read_csv(tmp_path / "out.csv")
+    assert summary["label"].unique().tolist() == list(LABEL_NAMES)
+    assert summary["offset"].abs().max() == pytest.approx(0, abs=1e-9)
+    assert summary["n"].max() == catalog["in_sample"].sum()
+
+
+def test_literature_in_other_units_forms_and_case(finished, survey, catalog, tmp_path):
+    best = catalog[catalog["in_sample"] & (catalog["uniqflag"] == 1)].head(30)
+    place = SkyCoord(best["ra"].to_numpy() * u.deg, best["dec"].to_numpy() * u.deg)
+    table = Table({"RAJ2000": place.ra.to_string("hourangle", sep=":", precision=4)})
+    table["DEJ2000"] = place.dec.to_string(sep=":", precision=3)
+    table["Teff"] = (best["teff"].to_numpy() + 100) * u.K.to("kK") * u.kK
+    table["LogG"] = np.where(np.arange(len(best)) % 3 == 0, -9999.0, best["logg"])
+    table.write(tmp_path / "literature.ecsv")
+    result = run_compare(finished.folder, tmp_path / "literature.ecsv", "--out", tmp_path / "out.svg")
+    assert result.exit_code == 0, result.output
+    summary = pd.read_csv(tmp_path / "out.csv").groupby("label").first()
+    assert summary.loc["teff", "offset"] == pytest.approx(-100, abs=1e-6)
+    assert summary.loc["logg", "n"] == 20
+    assert summary.loc["logg", "offset"] == pytest.approx(0, abs=1e-9)
 
 
 def test_the_eleven_stars_by_a_name_carried_along(finished, catalog, tmp_path):
