@@ -101,7 +101,7 @@ def test_every_reject_has_the_true_reason(survey, finished) -> None:
 
 
 def test_the_cube_opens_lazily_with_units(survey, finished) -> None:
-    cube = xr.open_zarr(finished.folder / "spectra.zarr", consolidated=False)
+    cube = xr.open_zarr(finished.folder / "spectra.zarr")
     assert cube["flux"].chunks is not None
     assert {v.name for v in schema.CUBE} == set(cube.data_vars)
     for variable in (*schema.CUBE, *schema.CUBE_COORDINATES):
