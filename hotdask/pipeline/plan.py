@@ -26,7 +26,7 @@ from hotdask import config
 from hotdask.errors import RunError, SettingsError
 from hotdask.readers.desi import file_of
 from hotdask.readers.inputs import input_signature
-from hotdask.readers.lamost import PASSING
+from hotdask.readers.lamost import OVERRIDES, PASSING
 from hotdask.schema import FORMAT_VERSION, INTERNAL, SPECTRA, to_frame
 from hotdask.store.atomic import write_text
 from hotdask.store.cube import n_partitions
@@ -168,6 +168,7 @@ def check_inputs(run: Path, entries: pd.DataFrame, size: int, *, planned: int) -
     before = [_read_inputs(run, number, now, size) for number in range(planned)]
     # Of a file that was mended and came again, what it was when it came last.
     known = pd.concat(before, ignore_index=True).drop_duplicates("path", keep="last") if before else now.iloc[:0]
+    known, now = _with_overrides(known, now), _with_overrides(now, known)
     known = known[~known["path"].isin(_rejects_to_forget(run, planned, known, now))]
     _check_known(run, known, now)
     new = now[~now["path"].isin(known["path"])]
@@ -205,6 +206,11 @@ def _read_inputs(run: Path, number: int, now: pd.DataFrame, size: int) -> pd.Dat
     files = [read_table(batch_path(run, table, number), ["path"])["path"].to_pylist() for table in (PLAN, REJECTED)]
     write_grouped(path, frame := now[now["path"].isin({*files[0], *files[1]})], split(len(frame), size))
     return to_frame(read_table(path))
+
+
+def _with_overrides(frame: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """With the overrides another list of inputs has: a pattern gives none, a table may give them for some files."""
+    return frame.assign(**{name: np.nan for name in OVERRIDES if name in other and name not in frame})
 
 
 def _rejects_to_forget(run: Path, planned: int, known: pd.DataFrame, now: pd.DataFrame) -> set[str]:
@@ -246,11 +252,12 @@ def _differences(known: pd.DataFrame, now: pd.DataFrame) -> tuple[pd.Index, pd.I
 def _check_types(run: Path, frames: list[pd.DataFrame]) -> None:
     """See that every carried column has one type in all batches, or one that they can be brought to."""
     tables = [pa.Table.from_pandas(frame, preserve_index=False) for frame in frames if len(frame)]
-    for name in tables[0].column_names if tables else ():
-        fields = [pa.schema([table.field(name)]) for table in tables if name in table.column_names]
+    for name in dict.fromkeys(name for table in tables for name in table.column_names):
+        having = [table for table in tables if name in table.column_names]
+        fields = [pa.schema([table.field(name)]) for table in having]
         try:
             kind = pa.unify_schemas(fields, promote_options="permissive").field(name).type
-            for table in tables:
+            for table in having:
                 table.column(name).cast(kind)
         except (pa.ArrowException, KeyError) as error:
             kinds = " and ".join(dict.fromkeys(str(field.field(name).type) for field in fields))
@@ -273,7 +280,7 @@ def carried_schema(run: str | Path) -> pa.Schema:
 
 def _check_known(run: Path, known: pd.DataFrame, now: pd.DataFrame) -> None:
     gone, changed, columns = _differences(known, now)
-    if len(gone) or len(changed) or list(known.columns) != list(now.columns):
+    if len(gone) or len(changed) or set(known.columns) != set(now.columns):
         example = next(iter([*changed, *gone]), "the columns of the input table")
         where = f"{example}: {', '.join(columns)}" if columns else example
         raise RunError(

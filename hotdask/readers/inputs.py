@@ -12,7 +12,7 @@ import pyarrow as pa
 from hotdask import schema
 from hotdask.config import Input
 from hotdask.errors import InputError
-from hotdask.readers.columns import angles, find_column, numbers
+from hotdask.readers.columns import angles, find_column, ids, numbers
 from hotdask.readers.desi import addresses, file_of, is_coadd_name, redrock_names
 from hotdask.readers.lamost import OVERRIDES
 from hotdask.readers.usertables import read_user_table
@@ -24,7 +24,8 @@ _UNITS = {c.name: c.unit for c in (*schema.SPECTRA, *schema.JOINED) if c.type ==
 _FLOATS = {c.name for c in schema.JOINED if c.type == pa.float64()}
 _BOOLEANS = {c.name for c in schema.SOURCES}
 """Columns that a catalog declares: they must be what it says they are."""
-_KNOWN = ("path", *OVERRIDES, *sorted(_FLOATS | _BOOLEANS))
+_IDS = {c.name for c in schema.JOINED if c.type == pa.int64()}
+_KNOWN = ("path", *OVERRIDES, *sorted(_FLOATS | _BOOLEANS | _IDS))
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SHOWN = 3
 SIZE, TIME = f"{schema.INTERNAL}size", f"{schema.INTERNAL}mtime_ns"
@@ -233,6 +234,9 @@ def _from_table(name: str, echo: Callable[[str], None]) -> pd.DataFrame:
             frame[column] = _finite(numbers, values, where, unit=_UNITS[column], stored=stored)
         elif column in _BOOLEANS:
             frame[column] = numbers(_as_numbers(values), where) > 0
+        elif column in _IDS:
+            found = pd.to_numeric(ids(values).replace("", None), dtype_backend="numpy_nullable").astype("Int64")
+            frame[column] = found.reset_index(drop=True)
         elif _is_plain(values):
             frame[column] = _plain(values)
         elif column != "path":

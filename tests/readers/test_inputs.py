@@ -180,6 +180,15 @@ def test_known_columns_are_found_in_any_case_and_unit(tree):
     refused(save(pd.DataFrame({"path": ["a"], "rv": [1.0], "RV": [2.0]}), tree / "t.csv"), "columns rv and RV; keep")
 
 
+def test_ids_of_gaia_in_any_form(tree):
+    frame = pd.DataFrame({"path": list("abc"), "Gaia_ID": [f"Gaia DR3 {2**62 + 1}", None, "-9999"]})
+    for name in ("t.csv", "t.parquet"):
+        found = list_inputs(Input(table=save(frame, tree / name)))["gaia_id"]
+        assert found.dtype == "Int64"
+        assert found.isna().tolist() == [False, True, True]
+        assert found[0] == 2**62 + 1
+
+
 def test_columns_of_arrays_are_left_out_by_name(tree):
     table = Table({"path": ["a", "b"], "mags": np.ones((2, 5)), "ok": [1, 2]})
     table.write(tree / "t.fits")
