@@ -46,7 +46,8 @@ def ingest(state: State, client: Client) -> None:
     left = state.todo("ingest", range(len(layout.counts)))
     if left and (folder / STAGING).exists():
         # A staged part that went bad is not gathered from; its spectra are read again.
-        for part in state.todo("stage", range(sum(batch.parts for batch in state.batches))):
+        parts = range(sum(batch.parts for batch in state.batches))
+        for part in state.todo("stage", [p for p in parts if staged_path(folder, p, "npy").exists()]):
             staged_path(folder, part, "npy").unlink(missing_ok=True)
     run_tasks(
         client,
