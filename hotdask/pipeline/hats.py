@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 from distributed import Client
 
 from hotdask.errors import InputError, SettingsError
-from hotdask.store.atomic import atomic_folder
+from hotdask.store.atomic import atomic_folder, clear_dead
 from hotdask.store.export import export_table
 
 _ROWS = 1_000_000
@@ -44,6 +44,7 @@ def export_hats(
     if out.exists():
         raise InputError(f"--out {out} exists; give a new folder")
     table = export_table(run, columns=columns, sample=sample)
+    clear_dead(out)
     with atomic_folder(out) as partial, tempfile.TemporaryDirectory(dir=out.absolute().parent) as scratch:
         # The importer reads files; one with all units in its schema.
         source = Path(scratch, "catalog.parquet")

@@ -215,8 +215,12 @@ def open_state(folder: str | Path, echo: Callable[[str], None] = print) -> State
         If the folder is not that of a run.
     """
     folder = Path(folder)
-    if not (folder / config.SETTINGS).exists() or not list_batches(folder, INPUTS):
-        raise RunError(f"{folder} holds no run (no {config.SETTINGS}); give the --out folder of `hotdask run`")
+    there = {config.SETTINGS: (folder / config.SETTINGS).exists(), INPUTS: bool(list_batches(folder, INPUTS))}
+    missing = [name for name, found in there.items() if not found]
+    if missing and list_receipts(folder, "settings"):
+        raise RunError(f"{folder / missing[0]} is missing; give the command of the run again, which makes it again")
+    if missing:
+        raise RunError(f"{folder} holds no run (no {missing[0]}); give the --out folder of `hotdask run`")
     settings = config.load_settings(folder / config.SETTINGS)
     batches = read_batches(folder, settings.cube.partition_size)
     summary = known_summary(folder) or {}

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import zarr
 
 from hotdask.errors import HotdaskError, RunError
 from hotdask.pipeline.plan import INPUTS, PLAN, REJECTED, batch_path, list_batches
@@ -23,10 +22,9 @@ from hotdask.schema import (
     catalog_columns,
     fits_columns,
 )
-from hotdask.store.catalog import FITS_FOLDER, read_provenance, shown_catalog
-from hotdask.store.cube import SIDECAR, cube_place, read_layout, read_sidecar
+from hotdask.store.catalog import FITS_FOLDER, damaged_parts, read_provenance, shown_catalog
+from hotdask.store.cube import SIDECAR, cube_place, read_layout, read_sidecar, read_variables
 from hotdask.store.parquet import count_rows, list_parts, part_path, read_schema, read_table
-from hotdask.store.places import zarr_store
 from hotdask.store.receipts import list_receipts, receipt_problems
 
 _RESTS_ON = {"plan": "ingest", "layout": "ingest"}
@@ -130,13 +128,11 @@ def _check_cube(state: State, problems: list[str]) -> str:
     layout = read_layout(path)
     if layout != state.layout:
         problems.append(f"{path}: holds batches of {layout.batches}, planned are {state.layout.batches}")
-    group = zarr.open_group(zarr_store(path), mode="r", zarr_format=3)
+    found = read_variables(path)
     for v in (*CUBE, *CUBE_COORDINATES):
-        array = group[v.name]
-        found = (array.dtype, array.shape[0], array.attrs.get("units"))
         expected = (np.dtype(v.dtype), layout.n_row, v.unit)
-        if found != expected:
-            problems.append(f"{path}/{v.name}: (type, rows, unit) are {found}, should be {expected}")
+        if found[v.name] != expected:
+            problems.append(f"{path}/{v.name}: (type, rows, unit) are {found[v.name]}, should be {expected}")
     return f"cube of {layout.n_spectrum} spectra in {len(layout.counts)} partitions"
 
 
@@ -178,8 +174,7 @@ def _check_catalog(state: State, problems: list[str]) -> str:
         return ""
     folder, specids = state.folder, []
     shown = shown_catalog(folder)
-    if not state.catalog_sound():
-        problems.append(f"{shown.folder}: a part's content is not what its name says, or rows are missing")
+    problems += [f"{part}: its content is not what its name says" for part in damaged_parts(shown)]
     for part in shown.parts:
         problems += _check_schema(part, catalog_columns(state.settings.fit.compared))
         specids += read_table(part, ["specid"])["specid"].to_pylist()

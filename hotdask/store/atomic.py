@@ -70,17 +70,25 @@ def sync_tree(folder: str | Path) -> None:
         sync(root)
 
 
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_PLACE = (errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ENOTDIR)
+"""A file where a folder must be, or the other way round."""
+
+
 @contextmanager
-def _room(final: Path) -> Iterator[None]:
+def _room(final: Path, partial: Path) -> Iterator[None]:
     """Say of a full disk, or one that may not be written, which folder is on it, and what to do."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if error.errno in _DENIED:
             raise RunError(
                 f"{final.parent}: {final.name} cannot be written ({error.strerror}); mend the folder's permissions, or "
                 "give another one"
             ) from error
+        # Whoever fills a folder may have errors of other places.
+        if error.errno in _NO_PLACE and Path(str(error.filename)) in (partial, *final.parents):
+            raise RunError(f"{final}: cannot be written ({error.strerror}); give another place") from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise DiskFullError(
@@ -107,6 +115,8 @@ def atomic_path(final: str | Path) -> Iterator[Path]:
     ------
     DiskFullError
         If the disk is full.
+    RunError
+        If no file can be written there.
 
     Examples
     --------
@@ -120,7 +130,7 @@ def atomic_path(final: str | Path) -> Iterator[Path]:
     """
     final = Path(final)
     partial = _partial(final)
-    with _room(final):
+    with _room(final, partial):
         final.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield partial
@@ -155,7 +165,7 @@ def atomic_folder(final: str | Path) -> Iterator[Path]:
     """
     final = Path(final)
     partial = _partial(final)
-    with _room(final):
+    with _room(final, partial):
         final.parent.mkdir(parents=True, exist_ok=True)
         partial.mkdir()
         try:
@@ -208,15 +218,16 @@ def publish_link(link: str | Path, target: str | Path) -> None:
         raise RunError(f"{link}: cannot point at {target}, which does not exist; publish the target first")
     if link.exists() and not link.is_symlink():
         raise RunError(f"{link} is not a link that hotdask made; move it away and run the command again")
-    link.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial(link)
-    try:
-        os.symlink(target, partial)
-        os.replace(partial, link)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    sync(link.parent)
+    with _room(link, partial):
+        link.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.symlink(target, partial)
+            os.replace(partial, link)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        sync(link.parent)
 
 
 def remove_folder(folder: str | Path) -> None:
@@ -235,7 +246,7 @@ def remove_folder(folder: str | Path) -> None:
         folder.unlink()
         return
     partial = _partial(folder)
-    with suppress(FileNotFoundError):
+    with _room(folder, partial), suppress(FileNotFoundError):
         os.rename(folder, partial)
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -272,9 +283,10 @@ def clear_dead(final: str | Path) -> None:
         The name they would have given it.
     """
     final = Path(final)
-    for path in final.parent.glob(f".{glob.escape(final.name)}.*{PARTIAL}"):
+    # Not those of a longer name, which is somebody else's.
+    for path in final.parent.glob(f".{glob.escape(final.name)}.{'[0-9a-f]' * 32}{PARTIAL}"):
         written_by = path.name.removesuffix(PARTIAL)[-32:]
-        if is_unfinished(path) and written_by.startswith(_machine()) and not _lives(int(written_by[8:16], 16)):
+        if written_by.startswith(_machine()) and not _lives(int(written_by[8:16], 16)):
             _remove(path)
 
 
@@ -292,7 +304,8 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with _room(path, path):
+            path.unlink(missing_ok=True)
 
 
 def clear_leftovers(root: str | Path) -> int:

@@ -232,14 +232,19 @@ def create_cube(path: str | Path, layout: Layout) -> None:
             write_bytes(path / name, data)
 
 
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
 @lru_cache(maxsize=8)
 def _layout_of(path: Path, _changed: str) -> Layout:
     try:
         group = zarr.open_group(zarr_store(path), mode="r", zarr_format=3)
         version, size = group.attrs.get(_ATTRIBUTE_VERSION), group.attrs.get(_ATTRIBUTE_SIZE)
         batches = group.attrs.get(_ATTRIBUTE_BATCHES)
-    except (KeyError, ValueError, TypeError, OSError) as error:
-        raise RunError(f"{path}: not a hotdask cube ({error}); remove it and run the ingest again") from error
+    # Of damaged metadata Zarr raises whatever it stumbles over.
+    except Exception as error:
+        raise RunError(f"{path}: not a hotdask cube ({_said(error)}); run the ingest again") from error
     if version != FORMAT_VERSION or not isinstance(size, int) or not isinstance(batches, list):
         raise RunError(
             f"{path}: format version {version}, this hotdask reads {FORMAT_VERSION}; run the ingest again with this one"
@@ -261,6 +266,29 @@ def read_layout(path: str | Path) -> Layout:
     except OSError as error:
         raise RunError(f"{path}: there is no cube; run the ingest first") from error
     return _layout_of(path, changed)
+
+
+def read_variables(path: str | Path) -> dict[str, tuple[np.dtype, int, str]]:
+    """Type, rows and unit of each variable of a cube, as its metadata say.
+
+    Raises
+    ------
+    RunError
+        If there is no cube, or metadata are damaged.
+    """
+    path, found = place(path), {}
+    read_layout(path)
+    group = zarr.open_group(zarr_store(path), mode="r", zarr_format=3)
+    for v in _VARIABLES:
+        try:
+            array = group[v.name]
+            found[v.name] = array.dtype, array.shape[0], array.attrs.get("units")
+        # As above.
+        except Exception as error:
+            raise RunError(
+                f"{path / v.name}/zarr.json is damaged ({_said(error)}); run the same command again"
+            ) from error
+    return found
 
 
 def _shard(path: Path, variable: Variable, partition: int) -> Path:

@@ -5,7 +5,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -36,14 +36,19 @@ def hold(folder: str | Path) -> Iterator[None]:
             f"{folder} is in use by {_holder(folder)}; wait until that has ended, or give another --out"
         ) from error
     except OSError as error:
-        raise RunError(f"{folder / LOCK}: cannot be locked ({error.strerror}); give another --out") from error
+        raise RunError(
+            f"{folder / LOCK}: cannot be locked ({error.strerror or error}); mend the folder's permissions, or give "
+            "another --out"
+        ) from error
     try:
         since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         text = json.dumps({"host": platform.node(), "pid": os.getpid(), "since": since})
         write_text(folder / HOLDER, text + "\n")
         yield
     finally:
-        (folder / HOLDER).unlink(missing_ok=True)
+        # Of a folder that cannot be written, the block has said so.
+        with suppress(OSError):
+            (folder / HOLDER).unlink(missing_ok=True)
         lock.release()
 
 

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from hotdask.store.atomic import (
     atomic_folder,
     atomic_path,
     check_links,
+    clear_dead,
     clear_leftovers,
     publish_link,
     remove_folder,
@@ -211,3 +214,98 @@ def test_links_within_the_run_and_the_run_itself_may_be(tmp_path):
     check_links(tmp_path / "run")
     check_links(tmp_path / "disk")
     check_links(tmp_path / "not there yet")
+
+
+WRITERS = {
+    "file": "from hotdask.store.atomic import atomic_path as write",
+    "folder": "from hotdask.store.atomic import atomic_folder as write",
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_what_killed_writers_left_goes_and_what_lives_stays(tmp_path: Path, kind: str) -> None:
+    code = (
+        f"import sys, time\n{WRITERS[kind]}\n"
+        "with write(sys.argv[1]) as path:\n"
+        "    path.is_dir() or path.write_text('half')\n"
+        "    print('writes', flush=True)\n"
+        "    time.sleep(600)\n"
+    )
+    writers = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path / name)], stdout=subprocess.PIPE)
+        for name in ("a.fits", "a.fits", "a.fits.gz")
+    ]
+    try:
+        assert [writer.stdout.readline() for writer in writers] == [b"writes\n"] * 3
+        (tmp_path / ".a.fits.mine.partial").touch()
+        all_three = names(tmp_path)
+        clear_dead(tmp_path / "a.fits")
+        assert names(tmp_path) == all_three
+        for writer in (writers[0], writers[2]):
+            writer.kill()
+            writer.wait()
+        clear_dead(tmp_path / "a.fits")
+        gone = set(all_three) - set(names(tmp_path))
+        # Neither the living one's nor that of another name.
+        assert [f"{writers[0].pid:08x}" in name for name in gone] == [True]
+    finally:
+        for writer in writers:
+            writer.kill()
+            writer.wait()
+            writer.stdout.close()
+
+
+@pytest.fixture
+def locked() -> Iterator[Path]:
+    """A folder with a file, a folder and a leftover that this process may read but not write."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name, "RUN")
+        (folder / "old").mkdir(parents=True)
+        (folder / "old" / "file").touch()
+        write_text(folder / "file", "kept")
+        (folder / f".file.{'0f' * 16}.partial").touch()
+        for path in (Path(name), folder):
+            path.chmod(0o555)
+        user = os.geteuid()
+        if user == 0:
+            # Permissions do not bind root.
+            os.seteuid(65534)
+        try:
+            yield folder
+        finally:
+            os.seteuid(user)
+            for path in (Path(name), folder):
+                path.chmod(0o755)
+
+
+def fill(folder: Path) -> None:
+    with atomic_folder(folder / "new"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda folder: write_text(folder / "file", "new"),
+        lambda folder: write_text(folder / "deeper" / "file", "new"),
+        fill,
+        lambda folder: publish_link(folder / "link", "old"),
+        lambda folder: remove_folder(folder / "old"),
+        clear_leftovers,
+    ],
+    ids=["file", "file in a new folder", "folder", "link", "removal", "leftovers"],
+)
+def test_a_folder_that_cannot_be_written_is_named(locked: Path, write: Callable[[Path], object]) -> None:
+    with pytest.raises(RunError, match=rf"{locked}.* cannot be written \(Permission denied\); mend"):
+        write(locked)
+    assert (locked / "file").read_text() == "kept"
+
+
+@pytest.mark.parametrize("name", ["file/new", "file/deeper/new", "folder", "n" * 230])
+def test_a_place_where_no_file_can_be_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder" / "full").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(RunError, match=rf"{tmp_path / name}: cannot be written .*; give another place"):
+        write_text(tmp_path / name, "new")
+    assert sorted(tmp_path.rglob("*")) == before

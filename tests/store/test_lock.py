@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -43,3 +44,25 @@ def test_a_folder_that_cannot_be_locked_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"file/\.lock: cannot be locked"), hold(tmp_path / "file"):
         pass
+
+
+def test_a_folder_that_cannot_be_written_is_named_though_its_lock_can() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder, user = Path(name), os.geteuid()
+        # As a killed command leaves it.
+        for left in (".lock", ".lock.json"):
+            (folder / left).touch()
+            (folder / left).chmod(0o666)
+        folder.chmod(0o555)
+        if user == 0:
+            # Permissions do not bind root.
+            os.seteuid(65534)
+        try:
+            with (
+                pytest.raises(RunError, match=rf"{folder}: \.lock\.json cannot be written \(Perm.*; mend"),
+                hold(folder),
+            ):
+                pass
+        finally:
+            os.seteuid(user)
+            folder.chmod(0o755)

@@ -145,7 +145,7 @@ _json = st.recursive(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(
     rows=st.integers(0, 2**31),
     files=st.dictionaries(
