@@ -202,6 +202,8 @@ def test_a_library_from_a_settings_file(tmp_path: Path, scheduler: str) -> None:
         (["run", "--spectra", "a", "--out", "RUN", "--limit", "0"], "input.limit"),
         (["status", "."], "holds no run"),
         (["simulate", "."], "is not empty"),
+        (["simulate", "broken.toml"], "is a file"),
+        (["simulate", "broken.toml/new", "--stars", "3", "--spectra", "3", "--broken", "0"], "cannot be written"),
         (["simulate", "new", "--emulator", "nowhere.safetensors"], "nowhere.safetensors"),
         (["run", "--spectra", "*.toml", "--out", "broken.toml"], "broken.toml"),
         (["library", "build", "nowhere.toml"], "cannot read the settings file"),

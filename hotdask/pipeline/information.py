@@ -30,6 +30,12 @@ from hotdask.steps.information import (
     signal_to_noise_curve,
     star_information,
 )
+<<<<<<< HEAD
+=======
+from hotdask.labels import INDEX, LABEL_NAMES, LABELS
+from hotdask.report.information import strongest, write_information_page
+from hotdask.store.atomic import write_text
+>>>>>>> verify
 
 _TEFF_GRADIENTS = (8000.0, 9000.0, 9500.0, 10000.0, 12000.0)
 """Where the page shows how hydrogen changes sign [K]."""
@@ -163,7 +169,7 @@ def describe(
         )
         echo(f"page: {page}")
     if json_file is not None:
-        Path(json_file).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_text(json_file, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     return result
 
 

@@ -29,6 +29,8 @@ from hotdask.store.receipts import list_receipts, receipt_problems
 
 _RESTS_ON = {"plan": "ingest", "layout": "ingest"}
 """Steps that are done if another one is."""
+_SHOWN = 5
+"""Partitions named, of those that lack a receipt."""
 
 
 def verify(folder: str | Path, echo: Callable[[str], None] = print) -> list[str]:
@@ -63,8 +65,11 @@ def verify(folder: str | Path, echo: Callable[[str], None] = print) -> list[str]
             problems += receipt_problems(state.folder, receipt, fingerprint)
             n_file += len(receipt.files)
         problems += [f"{step} {n}: a receipt of no partition of this run" for n in sorted(set(receipts) - set(numbers))]
-        if (step == "settings" or _is_done(state, _RESTS_ON.get(step, step))) and len(done) < len(numbers):
-            problems.append(f"{step} is called done, but has {len(done)} of {len(numbers)} receipts")
+        lost = [number for number in numbers if number not in done]
+        if lost and (step == "settings" or _is_done(state, _RESTS_ON.get(step, step))):
+            more = f" and {len(lost) - _SHOWN} more" if len(lost) > _SHOWN else ""
+            which = ", ".join(map(str, lost[:_SHOWN]))
+            problems.append(f"{step} {which}{more}: no receipt, though the step is called done")
     echo(f"{n_file} files hashed against their receipts")
     for check in (_check_summary, _check_inputs, _check_cube, _check_tables, _check_catalog):
         wrong: list[str] = []

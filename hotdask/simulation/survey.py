@@ -59,6 +59,8 @@ def simulate(
         If the folder exists and is not empty.
     """
     folder, simulation = Path(folder), simulation or Simulation()
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file; give a new folder for the simulated survey")
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty; give a new folder for the simulated survey")
     loaded = load_emulator(emulator)

@@ -61,24 +61,6 @@ def test_a_rejected_file_that_is_mended_comes_again(
     assert "nothing to do" in lines[-1]
 
 
-def test_a_velocity_that_a_reject_asks_for_is_taken(
-    client: Client, folder: Path, settings_for: MakeSettings, tmp_path: Path
-) -> None:
-    table = pd.DataFrame({"path": sorted(map(str, folder.iterdir())), "ra": [10.0, *[None] * 4, 400.0]})
-    table.to_csv(tmp_path / "t.csv", index=False)
-    settings = settings_for(tmp_path / "RUN", table=tmp_path / "t.csv")
-    run(settings, client=client, until="ingest", echo=quiet)
-    assert read_rejects(tmp_path / "RUN")["reason"].tolist() == ["no_position"]
-    table.loc[5, "ra"] = 200.0
-    table.to_csv(tmp_path / "t.csv", index=False)
-    assert run(settings, client=client, until="ingest", echo=quiet)["counts"]["spectra"] == 6
-    # What was read is the run's, though.
-    table.loc[0, "ra"] = 11.0
-    table.to_csv(tmp_path / "t.csv", index=False)
-    with pytest.raises(RunError, match="0 went, 1 changed"):
-        run(settings, client=client, until="ingest", echo=quiet)
-
-
 def test_one_bad_file_among_many_stops_no_run(
     client: Client, folder: Path, settings_for: MakeSettings, tmp_path: Path
 ) -> None:

@@ -111,6 +111,7 @@ def test_a_slow_task_is_no_task_that_hangs(tmp_path: Path, capsys: pytest.Captur
     assert "stands still" not in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_the_first_signal_is_answered_while_a_worker_stands_still(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -79,6 +79,18 @@ def test_a_damaged_part_of_the_catalog_is_named(spoiled: Path) -> None:
     assert f"{path}: its content is not what its name says" in problems
 
 
+@pytest.mark.parametrize("step", ["settings", "plan", "layout", "ingest", "fit", "catalog", "report"])
+def test_a_lost_receipt_is_named(spoiled: Path, step: str) -> None:
+    path = spoiled / "receipts" / step / "00000.json"
+    before = path.read_bytes()
+    path.unlink()
+    try:
+        problems = verify(spoiled, echo=quiet)
+    finally:
+        path.write_bytes(before)
+    assert f"{step} 0: no receipt, though the step is called done" in problems
+
+
 @pytest.mark.parametrize("name", ["settings.toml", "inputs/batch-0000.parquet"])
 def test_a_run_that_lost_what_it_began_with_is_not_called_no_run(spoiled: Path, name: str) -> None:
     path = spoiled / name

@@ -109,6 +109,7 @@ def _slowly(folder: str, partition: int) -> Receipt:
     return Receipt("step", partition, "", 1, {})
 
 
+@pytest.mark.long
 def test_a_worker_of_another_version_that_comes_later_is_left_out_too(
     cluster: Callable, other_version: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

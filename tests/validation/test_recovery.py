@@ -204,6 +204,7 @@ def test_as_many_starts_as_asked_for_or_none():
         space_filling(LowRankEmulator(narrow, EMULATOR.card), 16, 1)
 
 
+@pytest.mark.long
 def test_minima_are_those_of_fits_made_one_by_one(labeler):
     n = 200
     drawn = draw_stars(Simulation(stars=n, spectra=n, seed=3), EMULATOR)[:n]
