@@ -30,12 +30,7 @@ from hotdask.steps.information import (
     signal_to_noise_curve,
     star_information,
 )
-<<<<<<< HEAD
-=======
-from hotdask.labels import INDEX, LABEL_NAMES, LABELS
-from hotdask.report.information import strongest, write_information_page
 from hotdask.store.atomic import write_text
->>>>>>> verify
 
 _TEFF_GRADIENTS = (8000.0, 9000.0, 9500.0, 10000.0, 12000.0)
 """Where the page shows how hydrogen changes sign [K]."""
