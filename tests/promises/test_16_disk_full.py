@@ -1,6 +1,7 @@
 """Promise 16: a full disk ends a run with an error that says where, and harms nothing."""
 
 import shutil
+import time
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,6 +91,7 @@ def test_a_run_on_a_full_disk_goes_on_when_there_is_room(
 
 def _fill(folder: str, partition: int) -> Receipt:
     Path(folder, f"begun-{partition}").touch()
+    time.sleep(0.1)
     write_bytes(Path(folder, f"part-{partition}"), b"x" * 100_000)
     return Receipt("step", partition, "", 1, {})
 
@@ -97,13 +99,13 @@ def _fill(folder: str, partition: int) -> Receipt:
 def test_a_full_disk_begins_nothing_more(client: Client, small: Callable) -> None:
     folder = small("350k")
     with pytest.raises(DiskFullError) as caught:
-        run_tasks(client, "step", {p: (_fill, str(folder), p) for p in range(50)}, total=50, done=0, rows=lambda r: 1)
+        run_tasks(client, "step", {p: (_fill, str(folder), p) for p in range(100)}, total=100, done=0, rows=lambda r: 1)
     # There is room for three, but two that write at once may take it from each other.
     done = len(list(folder.glob("part-*")))
     assert done in (2, 3)
-    assert f"{done} of 50 tasks are done and kept" in str(caught.value)
-    # Those that a worker had already, but neither all nor any twice.
-    assert len(list(folder.glob("begun-*"))) < 15
+    assert f"{done} of 100 tasks are done and kept" in str(caught.value)
+    # Those that began before the command heard of it, but neither all nor any twice.
+    assert len(list(folder.glob("begun-*"))) < 40
 
 
 def test_what_finds_no_room_leaves_nothing(small: Callable) -> None:

@@ -42,7 +42,7 @@ from hotdask.validation.recovery import (
     space_filling,
 )
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "recovery"
+SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "recovery"
 EMULATOR = load_emulator()
 FIDUCIAL_B = np.array(B_STAR)
 
