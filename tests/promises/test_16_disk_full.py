@@ -1,8 +1,8 @@
 """Promise 16: a full disk ends a run with an error that says where, and harms nothing."""
 
 import shutil
-import time
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
