@@ -111,8 +111,8 @@ def _run(until: str, profile: bool, **options) -> None:
 @_cluster_options
 def simulate(folder, stars, spectra, broken, seed, emulator, scheduler, workers, dashboard) -> None:
     """Write a survey with known labels as LAMOST files into FOLDER."""
-    from hotdask.pipeline.survey import simulate as simulate_survey
-    from hotdask.simulation import Simulation
+    from hotdask.simulation.survey import simulate as simulate_survey
+    from hotdask.simulation.visits import Simulation
 
     cluster = _cluster(scheduler, workers, dashboard)
     simulation = Simulation(stars=stars, spectra=spectra, broken=broken, seed=seed)
@@ -174,7 +174,7 @@ def candidates(settings, out, survey, hot, ob, radius, scheduler, workers, dashb
         "cluster__dashboard": dashboard,
     }
     resolved = load_candidate_settings(settings, **overrides)
-    from hotdask.pipeline.candidates import find_candidates
+    from hotdask.crossmatch.candidates import find_candidates
 
     find_candidates(resolved, echo=click.echo)
 
@@ -257,9 +257,9 @@ def train(library, out, lte, architecture, device, checkpoint, resume, settings,
     """
     from dataclasses import replace
 
+    from hotdask.cluster.progress import duration
     from hotdask.config import load_section
     from hotdask.emulator.training import default_training, train
-    from hotdask.pipeline.progress import duration
     from hotdask.pipeline.training import companions, publish
     from hotdask.store.library import read_library
 
@@ -385,7 +385,7 @@ def certificates(folder, installed, days) -> None:
     A pair of certificate and key each for scheduler, worker and client, all signed by an authority whose key is not
     kept, and distributed.yaml, which tells Dask to use them and nothing else.
     """
-    from hotdask.pipeline.certificates import make_certificates, usage
+    from hotdask.cluster.certificates import make_certificates, usage
 
     path = make_certificates(folder, installed=installed, days=days)
     click.echo(usage(path, installed))
@@ -424,7 +424,7 @@ def compare_labels(run_folder, table, out, name, radius, label, error, edges, ev
         columns, errors = (dict(pair.split("=", 1) for pair in pairs) for pairs in (label, error))
     except ValueError as problem:
         raise click.UsageError("give --edges as 11000,15000,25000 and --label, --error as teff=COLUMN") from problem
-    from hotdask.pipeline.compare import compare
+    from hotdask.crossmatch.compare import compare
 
     first, _, second = (name or "").partition("=")
     compare(
@@ -477,7 +477,7 @@ def export(folder, out, columns, sample, kind, scheduler, workers, dashboard) ->
     if kind == "file":
         rows = export_catalog(folder, out, columns=columns, sample=sample)
     else:
-        from hotdask.pipeline.cluster import open_client
+        from hotdask.cluster.client import open_client
         from hotdask.pipeline.hats import export_hats
 
         with open_client(_cluster(scheduler, workers, dashboard), click.echo) as client:
@@ -523,9 +523,9 @@ def label_files(files, rv, plot, air, resolving_power, as_json, emulator) -> Non
         raise click.UsageError(f"--rv {rv}: give a velocity in km/s, or find") from problem
     if plot and Path(plot).suffix.lower() not in (".html", ".png", ".svg"):
         raise click.UsageError(f"--plot {plot}: give a name that ends in .html, .png or .svg")
+    from hotdask.readers.generic import read
     from hotdask.single.label import label
     from hotdask.single.result import to_json
-    from hotdask.store.generic import read
 
     medium = None if air is None else "air" if air else "vacuum"
     spectra = [read(file, rv=velocity, medium=medium, resolving_power=resolving_power) for file in files]

@@ -364,8 +364,9 @@ OF_LABELS = ("input", "cube", "normalize", "fit")
 DECISIVE = (*OF_LABELS, "catalog", "join")
 """Sections that decide a result."""
 
-FREE: dict[str, set[str]] = {"input": {"max_reject_share"}}
-"""Settings that decide whether a run goes on but not what it finds: they may change from one command to the next."""
+FREE: dict[str, set[str]] = {"input": {"spectra", "table", "limit", "max_reject_share"}}
+"""Settings that say where files are listed and whether a run goes on, but not what it finds: they may change from one
+command to the next, as long as the files do not."""
 
 
 class Settings(_Section):

@@ -14,7 +14,7 @@ class InputError(HotdaskError):
 
 
 class SpectrumError(HotdaskError):
-    """One spectrum cannot be used; ``reason`` is a code of `hotdask.store.lamost.REASONS`."""
+    """One spectrum cannot be used; ``reason`` is a code of `hotdask.readers.lamost.REASONS`."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(detail)

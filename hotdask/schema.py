@@ -19,6 +19,14 @@ FORMAT_VERSION = 4
 
 COVARIANCE_SIZE = N_LABELS * N_LABELS
 
+_NULLABLE = {pa.bool_(): pd.BooleanDtype()} | {
+    kind: dtype
+    for bits in (8, 16, 32, 64)
+    for kind, dtype in (
+        (getattr(pa, f"int{bits}")(), getattr(pd, f"Int{bits}Dtype")()),
+        (getattr(pa, f"uint{bits}")(), getattr(pd, f"UInt{bits}Dtype")()),
+    )
+}
 INTERNAL = "hotdask:"
 """How the names of columns begin that tables inside a run have for its own use, and no input table may."""
 
@@ -89,7 +97,7 @@ REJECTS: tuple[Column, ...] = (
     Column("path", _STR, "", "the file"),
     Column("fitsname", _STR, "", "its name"),
     Column("specid", _STR, "", "its spectrum, where that could be read"),
-    Column("reason", _STR, "", "reason code (hotdask.store.lamost.REASONS)"),
+    Column("reason", _STR, "", "reason code (hotdask.readers.lamost.REASONS)"),
     Column("detail", _STR, "", "what was found, and what to do, in a sentence"),
 )
 
@@ -339,6 +347,20 @@ def to_table(frame: pd.DataFrame, columns: tuple[Column, ...], *, extra: tuple[s
     carried = pa.schema([(name, pa.Array.from_pandas(frame[name]).type) for name in extra])
     schema = arrow_schema(columns, carried=carried)
     return pa.Table.from_pandas(frame[schema.names], schema=schema, preserve_index=False).replace_schema_metadata()
+
+
+def to_frame(table: pa.Table) -> pd.DataFrame:
+    """The table in pandas, with integers that have gaps as nullable integers: a 19-digit id does not survive a float.
+
+    Examples
+    --------
+    >>> to_frame(pa.table({"id": [2**61 + 1, None], "n": [1, 2]})).dtypes.astype(str).tolist()
+    ['Int64', 'int64']
+    """
+    frame = table.to_pandas()
+    for name in (f.name for f in table.schema if f.type in _NULLABLE and table[f.name].null_count):
+        frame[name] = table[name].to_pandas(types_mapper=_NULLABLE.get)
+    return frame
 
 
 def pack_covariance(covariance: np.ndarray) -> pa.FixedSizeListArray:

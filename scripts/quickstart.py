@@ -8,13 +8,13 @@ from pathlib import Path
 import pandas as pd
 
 import hotdask
+from hotdask.cluster.client import open_client
+from hotdask.cluster.progress import duration
 from hotdask.config import Cluster, make_settings
 from hotdask.errors import HotdaskError
-from hotdask.pipeline.cluster import open_client
-from hotdask.pipeline.progress import duration
 from hotdask.pipeline.state import REPORT
 from hotdask.report.page import recovery_table
-from hotdask.simulation import Simulation
+from hotdask.simulation.visits import Simulation
 
 
 def main() -> None:

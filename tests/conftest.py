@@ -17,12 +17,12 @@ import pytest
 from distributed import Client
 
 from hotdask import config
+from hotdask.cluster.client import open_client
 from hotdask.config import Settings, make_settings
 from hotdask.emulator import load_emulator
-from hotdask.pipeline.cluster import open_client
 from hotdask.pipeline.execute import run
 from hotdask.schema import TRUTH, to_table
-from hotdask.simulation import LAYOUTS, Simulation, draw_stars, draw_visits, write_broken, write_visits
+from hotdask.simulation.visits import LAYOUTS, Simulation, draw_stars, draw_visits, write_broken, write_visits
 from hotdask.store.parquet import write_table
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

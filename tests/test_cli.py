@@ -14,9 +14,9 @@ from click.testing import CliRunner, Result
 
 from hotdask import __version__, config
 from hotdask.cli import main
+from hotdask.cluster.client import open_client
 from hotdask.config import load_settings
 from hotdask.library.spectra import fine_wavelength
-from hotdask.pipeline.cluster import open_client
 from hotdask.store.library import read_library
 
 VERBS = ["simulate", "library", "train", "information", "ingest", "fit", "catalog", "report", "run"]

@@ -24,12 +24,12 @@ from hotdask.emulator.broadening import FINE_STEP, LIMB_DARKENING, Broadener
 from hotdask.errors import InputError
 from hotdask.flags import Flag
 from hotdask.labels import INDEX, LABEL_NAMES, LABELS, LSF_NAMES
+from hotdask.readers.lamost import read_spectra
 from hotdask.single.label import one_thread
 from hotdask.spectra.arms import place
 from hotdask.spectra.spectrum import SpectrumWarning
 from hotdask.steps.crosscorrelation import find_velocity, template_labels
 from hotdask.steps.label import Labeler
-from hotdask.store.lamost import read_spectra
 from hotdask.store.library import read_library
 from hotdask.validation.accuracy import label_stars, prepare_stars
 from hotdask.validation.bibliography import read_bibliography

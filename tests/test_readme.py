@@ -48,7 +48,7 @@ OF_ITS_OWN = {
     "scripts/test": "runs this test",
     "scripts/benchmark --check scripts/baseline.json": "takes minutes; tests/test_benchmark.py runs it small",
     "scripts/benchmark --only end_to_end": "takes minutes; tests/test_benchmark.py runs it small",
-    "scripts/recovery hot.zarr --emulator hot.safetensors --out recovery": "tests/test_recovery.py runs it",
+    "scripts/recovery hot.zarr --emulator hot.safetensors --out recovery": "tests/validation/test_recovery.py runs it",
     "scripts/accuracy spectral_templates --emulator shipped --emulator hot.safetensors --out accuracy": (
         "tests/validation/test_accuracy.py runs it"
     ),
@@ -188,7 +188,7 @@ def prepare(command: str) -> None:
 
 
 def hotdask_cells(ra, dec) -> np.ndarray:
-    from hotdask.steps.match import cells
+    from hotdask.crossmatch.match import cells
 
     return cells(ra, dec, order=29)
 

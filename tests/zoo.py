@@ -16,8 +16,8 @@ import numpy as np
 from astropy.io import fits
 from isal import igzip
 
-from hotdask.store.lamost import MAX_BYTES
-from hotdask.store.lamost_writer import write_lamost
+from hotdask.readers.lamost import MAX_BYTES
+from hotdask.simulation.lamost_writer import write_lamost
 from hotdask.windows import N_OBSERVED, observed_wavelength
 
 READ = "read"

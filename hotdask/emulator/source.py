@@ -10,7 +10,7 @@ from hotdask.config import Normalize
 from hotdask.emulator.broadening import Broadener
 from hotdask.labels import INDEX
 from hotdask.library.spectra import Library
-from hotdask.steps.normalize import Normalizer
+from hotdask.spectra.normalize import Normalizer
 from hotdask.windows import FWHM
 
 _CHUNK = 128

@@ -15,15 +15,15 @@ from dask.utils import format_bytes, parse_bytes
 from distributed import Client
 
 from hotdask import config
+from hotdask.cluster.client import default_workers
+from hotdask.cluster.progress import duration
 from hotdask.errors import RunError
 from hotdask.pipeline import maps
-from hotdask.pipeline.cluster import default_workers
-from hotdask.pipeline.progress import duration
+from hotdask.readers.desi import file_of
+from hotdask.readers.inputs import list_inputs
+from hotdask.readers.lamost import read_spectra
 from hotdask.schema import CUBE
 from hotdask.store.cube import Layout, create_cube, n_partitions, write_partition
-from hotdask.store.desi import file_of
-from hotdask.store.inputs import list_inputs
-from hotdask.store.lamost import read_spectra
 from hotdask.store.staging import ROW
 
 _WORKER = 850 * 2**20

@@ -13,24 +13,24 @@ import pandas as pd
 from distributed import CancelledError, Client
 
 from hotdask import __version__, config
+from hotdask.cluster.client import GPU, open_client
+from hotdask.cluster.identity import code_identity
+from hotdask.cluster.signals import interruptible
+from hotdask.cluster.tasks import run_tasks, watched
+from hotdask.crossmatch.join import JOIN, check_tables
 from hotdask.errors import RunError, SettingsError
 from hotdask.pipeline import maps, tables
-from hotdask.pipeline.cluster import GPU, open_client
 from hotdask.pipeline.estimate import measure, refuse_on
-from hotdask.pipeline.identity import code_identity
 from hotdask.pipeline.ingest import ingest
-from hotdask.pipeline.join import JOIN, check_tables
 from hotdask.pipeline.pages import write_report
 from hotdask.pipeline.plan import INPUTS, batch_path, check_inputs, check_settings
 from hotdask.pipeline.profile import Profile, profiled
-from hotdask.pipeline.signals import interruptible
 from hotdask.pipeline.state import REPORT, STEPS, State, known_summary
-from hotdask.pipeline.tasks import run_tasks, watched
+from hotdask.readers.inputs import list_inputs
 from hotdask.report.tracks import read_tracks
 from hotdask.schema import TRUTH
 from hotdask.store.atomic import check_links, clear_leftovers, is_unfinished
 from hotdask.store.claims import claim
-from hotdask.store.inputs import list_inputs
 from hotdask.store.lock import HOLDER, LOCK, hold
 from hotdask.store.parquet import read_table
 from hotdask.store.receipts import list_receipts

@@ -12,7 +12,9 @@ from hotdask.config import Fit, Normalize, load_library_settings
 from hotdask.emulator import load_emulator, mean_lsf
 from hotdask.emulator.base import Emulator
 from hotdask.errors import InputError, SynthesisError
-from hotdask.information import (
+from hotdask.labels import INDEX, LABEL_NAMES, LABELS
+from hotdask.report.information import strongest, write_information_page
+from hotdask.steps.information import (
     A_STAR,
     B_STAR,
     REGIONS,
@@ -28,8 +30,6 @@ from hotdask.information import (
     signal_to_noise_curve,
     star_information,
 )
-from hotdask.labels import INDEX, LABEL_NAMES, LABELS
-from hotdask.report.information import strongest, write_information_page
 from hotdask.store.atomic import write_text
 
 _TEFF_GRADIENTS = (8000.0, 9000.0, 9500.0, 10000.0, 12000.0)
@@ -65,7 +65,7 @@ def describe(
     snr : float
         S/N per pixel at 4650 Å.
     curve : str
-        As `hotdask.information.signal_to_noise_curve` takes it.
+        As `hotdask.steps.information.signal_to_noise_curve` takes it.
     mask_hydrogen : bool
         Tell the bounds of the fit with hydrogen masked; the page shows both anyway.
     mask : sequence of (low, high)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 from distributed import Client
 
+from hotdask.cluster.tasks import run_tasks
 from hotdask.errors import MissingInputError, RunError, WorkerError
 from hotdask.pipeline import maps
 from hotdask.pipeline.plan import (
@@ -20,14 +21,12 @@ from hotdask.pipeline.plan import (
     drop_known,
     read_rejects,
     sky_order,
-    split,
-    write_grouped,
 )
 from hotdask.pipeline.state import State
-from hotdask.pipeline.tasks import run_tasks
+from hotdask.readers.desi import file_of
 from hotdask.schema import REJECTS, to_table
 from hotdask.store.cube import create_cube, cube_place, layout_files, read_layout
-from hotdask.store.desi import file_of
+from hotdask.store.grouped import split, write_grouped
 from hotdask.store.parquet import read_table, write_table
 from hotdask.store.receipts import Receipt, hash_files, write_receipt
 from hotdask.store.staging import FOLDER as STAGING
@@ -47,7 +46,8 @@ def ingest(state: State, client: Client) -> None:
     left = state.todo("ingest", range(len(layout.counts)))
     if left and (folder / STAGING).exists():
         # A staged part that went bad is not gathered from; its spectra are read again.
-        for part in state.todo("stage", range(sum(batch.parts for batch in state.batches))):
+        parts = range(sum(batch.parts for batch in state.batches))
+        for part in state.todo("stage", [p for p in parts if staged_path(folder, p, "npy").exists()]):
             staged_path(folder, part, "npy").unlink(missing_ok=True)
     run_tasks(
         client,

@@ -16,14 +16,14 @@ from distributed import Client
 from pydantic import BaseModel
 
 from hotdask import __version__, config
+from hotdask.cluster.client import open_client
+from hotdask.cluster.signals import interruptible
 from hotdask.errors import InputError, RunError, SettingsError, SynthesisError
 from hotdask.library.engines import Engine
 from hotdask.library.external import FinishedEngine, FunctionEngine, ProgramEngine, SpectrumText
 from hotdask.library.regrid import to_fine
 from hotdask.library.sampling import Sampling, draw_labels
 from hotdask.library.spectra import N_FINE
-from hotdask.pipeline.cluster import open_client
-from hotdask.pipeline.signals import interruptible
 from hotdask.store.library import (
     PART,
     create_library,
@@ -154,7 +154,7 @@ def _make(
     path: Path, left: list[int], settings: config.LibrarySettings, client: Client | None, echo: Callable[[str], None]
 ) -> None:
     # Here, because it brings torch along, which workers that make spectra do not need.
-    from hotdask.pipeline.tasks import run_tasks
+    from hotdask.cluster.tasks import run_tasks
 
     total, made_of = len(library_labels(path)), settings.engine.model_dump_json()
     with interruptible(), nullcontext(client) if client is not None else open_client(settings.cluster, echo) as own:

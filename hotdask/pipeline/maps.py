@@ -14,14 +14,15 @@ import pandas as pd
 import torch
 
 from hotdask import config
+from hotdask.cluster.identity import code_identity
 from hotdask.emulator import Emulator, load_emulator
 from hotdask.errors import MissingInputError, RunError, WorkerError
 from hotdask.labels import LSF_NAMES
-from hotdask.pipeline.identity import code_identity
-from hotdask.pipeline.plan import INPUTS, PLAN, list_batches, read_group
+from hotdask.pipeline.plan import INPUTS, PLAN, list_batches
+from hotdask.readers.inputs import SIZE, TIME
+from hotdask.readers.lamost import OVERRIDES, read_spectra
 from hotdask.schema import CUBE as CUBE_VARIABLES
 from hotdask.schema import fits_columns
-from hotdask.simulation import Simulation, write_visits
 from hotdask.steps.label import Labeler
 from hotdask.steps.velocity import Observed
 from hotdask.store.catalog import write_fits_part
@@ -33,8 +34,7 @@ from hotdask.store.cube import (
     write_partition,
     write_sidecar,
 )
-from hotdask.store.inputs import SIZE, TIME
-from hotdask.store.lamost import OVERRIDES, read_spectra
+from hotdask.store.grouped import read_group
 from hotdask.store.modelerror import ModelError, read_model_error
 from hotdask.store.receipts import Receipt, check_receipt, hash_files, read_receipt, write_receipt
 from hotdask.store.staging import STAGED_INDEX, STAGED_PART, gather, is_staged, write_staged
@@ -232,9 +232,3 @@ def fit(run: str, partition: int, mark: str, settings: config.Settings, identity
             columns["row"] = settings.cube.partition_size * partition + np.arange(len(seen))
             path = write_fits_part(run, partition, columns, declared=declared)
         return _finish(run, "fit", partition, mark, len(seen), [path], spent)
-
-
-def simulate(folder: str, visits: pd.DataFrame, simulation: Simulation, emulator: str | None) -> pd.DataFrame:
-    """Write some visits of a simulated survey; returns their truth."""
-    one_thread()
-    return write_visits(folder, visits, load_emulator(emulator), simulation)

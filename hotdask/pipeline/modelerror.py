@@ -9,17 +9,17 @@ import numpy as np
 from distributed import Client
 
 from hotdask import config
+from hotdask.cluster.client import open_client
+from hotdask.cluster.tasks import watched
 from hotdask.errors import InputError, RunError
 from hotdask.flags import Flag
 from hotdask.labels import LABEL_NAMES
 from hotdask.pipeline import maps
-from hotdask.pipeline.cluster import open_client
 from hotdask.pipeline.state import open_state
-from hotdask.pipeline.tasks import watched
 from hotdask.report.modelerror import model_error_figure
 from hotdask.report.render import save_figure
+from hotdask.spectra.restframe import noise_power
 from hotdask.steps.modelerror import MIN_RESIDUALS, count_levels, solve_model_error
-from hotdask.steps.restframe import noise_power
 from hotdask.store.atomic import write_bytes
 from hotdask.store.catalog import FITS_FOLDER, read_catalog, read_fits_part
 from hotdask.store.modelerror import write_model_error

@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 
 from hotdask import config, windows
+from hotdask.crossmatch.differences import differences, label_differences, reference_teff
 from hotdask.errors import InputError, RunError
 from hotdask.flags import Flag
 from hotdask.labels import COMPARED_LABELS, LABEL_NAMES
 from hotdask.pipeline.maps import make_labeler, one_thread, read_observed
 from hotdask.pipeline.plan import read_rejects
+from hotdask.readers.lamost import REASONS
 from hotdask.report.compare import comparison_figure
 from hotdask.report.diagrams import clean
 from hotdask.report.explorer import explorer_page
@@ -29,11 +31,9 @@ from hotdask.report.spectrum import (
 )
 from hotdask.report.tracks import read_tracks
 from hotdask.schema import CATALOG, COMPARED, unpack_covariance
-from hotdask.steps.compare import differences, label_differences, reference_teff
 from hotdask.steps.flag import Chi2Model, galactic_latitude
 from hotdask.store.atomic import remove_folder, write_bytes, write_text
 from hotdask.store.catalog import FITS_FOLDER, read_catalog, read_fits_part, shown_catalog
-from hotdask.store.lamost import REASONS
 from hotdask.store.parquet import list_parts, read_schema
 from hotdask.store.receipts import list_receipts
 

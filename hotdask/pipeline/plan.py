@@ -11,7 +11,6 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +24,14 @@ from astropy_healpix import HEALPix
 
 from hotdask import config
 from hotdask.errors import RunError, SettingsError
-from hotdask.schema import FORMAT_VERSION, INTERNAL, SPECTRA
-from hotdask.store.atomic import atomic_path, write_text
+from hotdask.readers.desi import file_of
+from hotdask.readers.inputs import input_signature
+from hotdask.readers.lamost import OVERRIDES, PASSING
+from hotdask.schema import FORMAT_VERSION, INTERNAL, SPECTRA, to_frame
+from hotdask.store.atomic import write_text
 from hotdask.store.cube import n_partitions
-from hotdask.store.desi import file_of
-from hotdask.store.inputs import input_signature
-from hotdask.store.lamost import PASSING
-from hotdask.store.parquet import read_table, to_frame
+from hotdask.store.grouped import split, write_grouped
+from hotdask.store.parquet import read_table
 from hotdask.store.receipts import Receipt, check_receipt, hash_file, hash_files, read_receipt, write_receipt
 
 INPUTS, PLAN, REJECTED = "inputs", "plan", "rejects"
@@ -83,46 +83,6 @@ def batch_path(run: str | Path, table: str, batch: int) -> Path:
 def list_batches(run: str | Path, table: str) -> list[Path]:
     """A table's files, in the order of the batches."""
     return sorted(Path(run, table).glob("batch-*.parquet"))
-
-
-def write_grouped(path: Path, frame: pd.DataFrame, sizes: Iterable[int]) -> None:
-    """Parquet with a row group for each of ``sizes``: a task reads its own group and nothing else."""
-    table, start = pa.Table.from_pandas(frame, preserve_index=False), 0
-    with atomic_path(path) as partial, pq.ParquetWriter(partial, table.schema) as writer:
-        for size in sizes:
-            writer.write_table(table.slice(start, size), row_group_size=size)
-            start += size
-
-
-def read_group(paths: str | Path | Iterable[str | Path], group: int, columns: list[str] | None = None) -> pd.DataFrame:
-    """One row group, counted through files written by `write_grouped`.
-
-    Raises
-    ------
-    RunError
-        If a file is damaged, or there is no such group.
-    """
-    before = 0
-    for path in [paths] if isinstance(paths, str | Path) else paths:
-        try:
-            with pq.ParquetFile(path) as file:
-                if group - before < file.num_row_groups:
-                    return file.read_row_group(group - before, columns=columns).to_pandas()
-                before += file.num_row_groups
-        except (OSError, pa.ArrowException) as error:
-            raise RunError(f"{path}: the file is damaged ({error}); run the command again") from error
-    raise RunError(f"no row group {group}: there are {before}; run the command again")
-
-
-def split(n: int, size: int) -> list[int]:
-    """Rows of each group when ``n`` rows are put in groups of ``size``.
-
-    Examples
-    --------
-    >>> split(70, 32)
-    [32, 32, 6]
-    """
-    return [min(size, n - start) for start in range(0, n, size)]
 
 
 def check_settings(run: Path, settings: config.Settings, *, begun: bool = True) -> None:
@@ -188,7 +148,7 @@ def check_inputs(run: Path, entries: pd.DataFrame, size: int, *, planned: int) -
     run : pathlib.Path
         Folder of the run.
     entries : pandas.DataFrame
-        As `hotdask.store.inputs.list_inputs` gives it.
+        As `hotdask.readers.inputs.list_inputs` gives it.
     size : int
         Files of a staged part.
     planned : int
@@ -208,6 +168,7 @@ def check_inputs(run: Path, entries: pd.DataFrame, size: int, *, planned: int) -
     before = [_read_inputs(run, number, now, size) for number in range(planned)]
     # Of a file that was mended and came again, what it was when it came last.
     known = pd.concat(before, ignore_index=True).drop_duplicates("path", keep="last") if before else now.iloc[:0]
+    known, now = _with_overrides(known, now), _with_overrides(now, known)
     known = known[~known["path"].isin(_rejects_to_forget(run, planned, known, now))]
     _check_known(run, known, now)
     new = now[~now["path"].isin(known["path"])]
@@ -245,6 +206,11 @@ def _read_inputs(run: Path, number: int, now: pd.DataFrame, size: int) -> pd.Dat
     files = [read_table(batch_path(run, table, number), ["path"])["path"].to_pylist() for table in (PLAN, REJECTED)]
     write_grouped(path, frame := now[now["path"].isin({*files[0], *files[1]})], split(len(frame), size))
     return to_frame(read_table(path))
+
+
+def _with_overrides(frame: pd.DataFrame, other: pd.DataFrame) -> pd.DataFrame:
+    """With the overrides another list of inputs has: a pattern gives none, a table may give them for some files."""
+    return frame.assign(**{name: np.nan for name in OVERRIDES if name in other and name not in frame})
 
 
 def _rejects_to_forget(run: Path, planned: int, known: pd.DataFrame, now: pd.DataFrame) -> set[str]:
@@ -286,11 +252,12 @@ def _differences(known: pd.DataFrame, now: pd.DataFrame) -> tuple[pd.Index, pd.I
 def _check_types(run: Path, frames: list[pd.DataFrame]) -> None:
     """See that every carried column has one type in all batches, or one that they can be brought to."""
     tables = [pa.Table.from_pandas(frame, preserve_index=False) for frame in frames if len(frame)]
-    for name in tables[0].column_names if tables else ():
-        fields = [pa.schema([table.field(name)]) for table in tables if name in table.column_names]
+    for name in dict.fromkeys(name for table in tables for name in table.column_names):
+        having = [table for table in tables if name in table.column_names]
+        fields = [pa.schema([table.field(name)]) for table in having]
         try:
             kind = pa.unify_schemas(fields, promote_options="permissive").field(name).type
-            for table in tables:
+            for table in having:
                 table.column(name).cast(kind)
         except (pa.ArrowException, KeyError) as error:
             kinds = " and ".join(dict.fromkeys(str(field.field(name).type) for field in fields))
@@ -313,7 +280,7 @@ def carried_schema(run: str | Path) -> pa.Schema:
 
 def _check_known(run: Path, known: pd.DataFrame, now: pd.DataFrame) -> None:
     gone, changed, columns = _differences(known, now)
-    if len(gone) or len(changed) or list(known.columns) != list(now.columns):
+    if len(gone) or len(changed) or set(known.columns) != set(now.columns):
         example = next(iter([*changed, *gone]), "the columns of the input table")
         where = f"{example}: {', '.join(columns)}" if columns else example
         raise RunError(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import hotdask
 from hotdask import config
+from hotdask.cluster.identity import code_identity
+from hotdask.crossmatch.join import signature
 from hotdask.errors import RunError
 from hotdask.pipeline import maps
-from hotdask.pipeline.identity import code_identity
-from hotdask.pipeline.join import signature
 from hotdask.pipeline.plan import INPUTS, PLAN, Batch, batch_path, count_files, fingerprint, list_batches, read_batches
 from hotdask.store.atomic import write_text
 from hotdask.store.catalog import FITS_FOLDER, is_sound
@@ -117,7 +117,9 @@ class State:
         if known != receipt:
             problem = check_receipt(self.folder, receipt, self.mark(*key))
             self._checked[key] = receipt, problem
-            if problem is not None:
+            # A layout is of all batches: another one makes it another.
+            grown = receipt.step == "layout" and receipt.fingerprint != self.mark(*key)
+            if problem is not None and not grown:
                 self.echo(f"{receipt.step} {receipt.partition} is done again: {problem}")
         return problem
 

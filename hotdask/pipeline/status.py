@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from hotdask.cluster.progress import duration
 from hotdask.pipeline.plan import PLAN, list_batches, read_rejects
-from hotdask.pipeline.progress import duration
 from hotdask.pipeline.state import STEPS, State, open_state
 from hotdask.store.receipts import check_receipt, list_receipts
 

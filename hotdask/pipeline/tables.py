@@ -10,10 +10,11 @@ import pandas as pd
 import pyarrow as pa
 
 from hotdask import config
+from hotdask.crossmatch.join import JOIN, join_tables
+from hotdask.crossmatch.photometry import intrinsically_cool
 from hotdask.flags import Flag
 from hotdask.labels import COMPARED_LABELS, CORRELATION_PAIRS, INDEX, LABEL_NAMES, N_LABELS
-from hotdask.pipeline.join import JOIN, join_tables
-from hotdask.pipeline.plan import carried_schema, read_group, write_grouped
+from hotdask.pipeline.plan import carried_schema
 from hotdask.schema import (
     CATALOG,
     COMPARED,
@@ -24,17 +25,18 @@ from hotdask.schema import (
     arrow_schema,
     catalog_columns,
     empty_frame,
+    to_frame,
     unpack_covariance,
 )
 from hotdask.steps.flag import Chi2Model, catalog_flags, chi2_statistics, count_cuts, fit_chi2_model
 from hotdask.steps.merge import merge_labels
-from hotdask.steps.photometry import intrinsically_cool
 from hotdask.steps.polynomial import assign_cells
 from hotdask.steps.repeats import assign_stars, make_pairs
 from hotdask.steps.scale import ErrorScale, fit_error_scale, limit_errors, pull_statistics
 from hotdask.store.catalog import FITS_FOLDER, provenance_metadata, publish_catalog, read_catalog, read_fits_part
 from hotdask.store.cube import SIDECAR, Layout, read_sidecar
-from hotdask.store.parquet import PARQUET_OPTIONS, part_name, part_path, read_table, to_frame
+from hotdask.store.grouped import read_group, write_grouped
+from hotdask.store.parquet import PARQUET_OPTIONS, part_name, part_path, read_table
 
 STARS = "stars.parquet"
 _REPEATED = f"{INTERNAL}repeated"

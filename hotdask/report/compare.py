@@ -30,8 +30,8 @@ def comparison_figure(
     difference, error : mapping of str to (n,) float64
         By label, in its unit; NaN where unknown.
     summary : pandas.DataFrame
-        As `hotdask.steps.compare.label_differences` gives it: offsets of the ranges are drawn as steps, with the
-        scatter around them.
+        As `hotdask.crossmatch.differences.label_differences` gives it: offsets of the ranges are drawn as steps, with
+        the scatter around them.
 
     Returns
     -------
@@ -85,7 +85,7 @@ def comparison_page(figure: Figure, summary: pd.DataFrame, *, title: str, about:
     figure : matplotlib.figure.Figure
         Of `comparison_figure`.
     summary : pandas.DataFrame
-        As `hotdask.steps.compare.label_differences` gives it.
+        As `hotdask.crossmatch.differences.label_differences` gives it.
     title : str
         Heading.
     about : mapping

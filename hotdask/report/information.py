@@ -46,14 +46,15 @@ REASONS = (
 )
 """Why our bounds differ from the paper's; text, since none of it is computed with the page.
 
-Measured once with version 0.1 at S/N 100 on the fiducial B star (`hotdask.information.B_STAR`). Gradients are central
-finite differences of normalized spectra of `hotdask.library.synthesis.HotdaskEngine` with ``helium="voigt"``, R = 1800,
-half steps of 200 K, 0.05 in log g, 0.5 and 5 km/s in vmic and vsini, 0.01 in helium and 0.1 dex in every abundance.
-Bounds are of `hotdask.information.bound_from_gradients` with photon noise (`hotdask.information.noise`), first for the
-``photons`` curve, then for the ``lamost`` curve. Then one thing after another is changed, the
-earlier changes kept: helium's gradient from atmospheres whose temperature at each Rosseland depth is kept while
-hydrostatic equilibrium is solved with the new opacity; ten more elements as free labels; and, each by itself, the noise
-of the continuum in lines or windows masked. The A star's bounds are of the shipped emulator and of the engine.
+Measured once with version 0.1 at S/N 100 on the fiducial B star (`hotdask.steps.information.B_STAR`). Gradients are
+central finite differences of normalized spectra of `hotdask.library.synthesis.HotdaskEngine` with ``helium="voigt"``,
+R = 1800, half steps of 200 K, 0.05 in log g, 0.5 and 5 km/s in vmic and vsini, 0.01 in helium and 0.1 dex in every
+abundance. Bounds are of `hotdask.steps.information.bound_from_gradients` with photon noise
+(`hotdask.steps.information.noise`), first for the ``photons`` curve, then for the ``lamost`` curve. Then one thing
+after another is changed, the earlier changes kept: helium's gradient from atmospheres whose temperature at each
+Rosseland depth is kept while hydrostatic equilibrium is solved with the new opacity; ten more elements as free
+labels; and, each by itself, the noise of the continuum in lines or windows masked. The A star's bounds are of the
+shipped emulator and of the engine.
 """
 _WIDE = 10.4
 _STRONG = 0.3
@@ -86,7 +87,7 @@ def information_page(
 
     Parameters
     ----------
-    stars : sequence of hotdask.information.Information
+    stars : sequence of hotdask.steps.information.Information
     shares : sequence of (11, n_region) float64
         For each star, by how much σ of each label grows without a region.
     regions : sequence of Window
@@ -95,7 +96,7 @@ def information_page(
     teff_gradients : mapping of float to (3801,) float64
         Temperature [K] to the emulator's derivative of the flux by it [1/K].
     anchors : pandas.DataFrame
-        Of `hotdask.information.anchor_table`.
+        Of `hotdask.steps.information.anchor_table`.
     about : mapping of str to str
         How it was computed.
     engine_teff_gradients : mapping of float to (3801,) float64, optional
@@ -164,7 +165,7 @@ def strongest(correlation: np.ndarray, *, least: float = _STRONG, at_most: int =
     Parameters
     ----------
     correlation : (11, 11) float64
-        Of `hotdask.information.correlations`; NaN names nothing.
+        Of `hotdask.steps.information.correlations`; NaN names nothing.
     least : float
         Weaker correlations are left out.
     at_most : int

@@ -46,7 +46,11 @@ STEPS: tuple[Step, ...] = (
         "Spectra of pipeline class O, B or A; at the place of a hot star by Gaia's parallax and 2MASS; or in a catalog "
         "of OB stars: the union, with a flag for each source. Places agree within 3″, after proper motions are brought "
         "to the survey's epoch.",
-        ("hotdask.pipeline.candidates.find_candidates", "hotdask.steps.match.nearest", "hotdask.steps.match.move"),
+        (
+            "hotdask.crossmatch.candidates.find_candidates",
+            "hotdask.crossmatch.match.nearest",
+            "hotdask.crossmatch.match.move",
+        ),
     ),
     Step(
         "Wavelengths and rest frame",
@@ -64,12 +68,12 @@ STEPS: tuple[Step, ...] = (
         "variance v; noise_power is the share of that variance which the noise has.",
         (
             "hotdask.windows.rest_wavelength",
-            "hotdask.store.degrade.degrade",
-            "hotdask.store.degrade.native_variance",
-            "hotdask.store.degrade.filter_variance",
-            "hotdask.steps.restframe.pixel_shift",
-            "hotdask.steps.restframe.to_rest_frame",
-            "hotdask.steps.restframe.noise_power",
+            "hotdask.readers.degrade.degrade",
+            "hotdask.readers.degrade.native_variance",
+            "hotdask.readers.degrade.filter_variance",
+            "hotdask.spectra.restframe.pixel_shift",
+            "hotdask.spectra.restframe.to_rest_frame",
+            "hotdask.spectra.restframe.noise_power",
         ),
         "The paper gives 3801 pixels in 3750–9000 Å and no grid; this one has LAMOST's own step. χ² allows for the "
         "smoothing of noise by the resampling, so that a perfect model has 1.",
@@ -84,8 +88,8 @@ STEPS: tuple[Step, ...] = (
         "Each spectrum, data or model, is divided by its smoothed self. Hydrogen and other strong lines, "
         "interstellar bands and bad pixels have ω = 0.",
         (
-            "hotdask.steps.normalize.normalize",
-            "hotdask.steps.normalize.Normalizer",
+            "hotdask.spectra.normalize.normalize",
+            "hotdask.spectra.normalize.Normalizer",
             "hotdask.steps.label.Labeler.prepare",
         ),
         "Eq 1 alone is not blind to the slope of a spectrum: reddening by E(B−V) = 1 changes the normalized flux "
@@ -101,10 +105,10 @@ STEPS: tuple[Step, ...] = (
         (r"$K^{-1} = \nabla f^{\,T}\,C^{-1}\,\nabla f,\qquad \sigma_i \geq \sqrt{K_{ii}}$",),
         "∇f is the gradient of the normalized spectrum by the labels, C the covariance of its pixels.",
         (
-            "hotdask.information.cramer_rao_bound",
-            "hotdask.information.bound_from_gradients",
-            "hotdask.information.correlations",
-            "hotdask.information.gradients",
+            "hotdask.steps.information.cramer_rao_bound",
+            "hotdask.steps.information.bound_from_gradients",
+            "hotdask.steps.information.correlations",
+            "hotdask.steps.information.gradients",
         ),
     ),
     Step(
@@ -315,10 +319,10 @@ STEPS: tuple[Step, ...] = (
         "mag that an independent method has below 7000 K are cut from the sample, unless the catalog "
         "of OB stars has them.",
         (
-            "hotdask.pipeline.join.join_tables",
-            "hotdask.steps.photometry.absolute_ks",
-            "hotdask.steps.photometry.intrinsic_bp_rp",
-            "hotdask.steps.photometry.intrinsically_cool",
+            "hotdask.crossmatch.join.join_tables",
+            "hotdask.crossmatch.photometry.absolute_ks",
+            "hotdask.crossmatch.photometry.intrinsic_bp_rp",
+            "hotdask.crossmatch.photometry.intrinsically_cool",
         ),
     ),
     Step(
@@ -327,7 +331,7 @@ STEPS: tuple[Step, ...] = (
         (),
         "Differences from labels in the literature against temperature, their offsets and scatter; the paper's eleven "
         "stars with non-LTE labels come along.",
-        ("hotdask.steps.compare.label_differences", "hotdask.pipeline.compare.compare"),
+        ("hotdask.crossmatch.differences.label_differences", "hotdask.crossmatch.compare.compare"),
     ),
     Step(
         "A second emulator",

@@ -23,7 +23,7 @@ def write_recovery_page(result: Any, out: str | Path) -> None:
 
     Parameters
     ----------
-    result : hotdask.recovery.Recovery
+    result : hotdask.validation.recovery.Recovery
     out : path
         The file to write.
     """
@@ -192,7 +192,7 @@ def desert_figure(rows: pd.DataFrame, edges: Sequence[float]) -> Figure:
     rows : pandas.DataFrame
         ``teff_true``, ``teff_single`` and ``teff`` [K].
     edges : (n,) float
-        Of the bins [K], as `hotdask.recovery.desert_numbers` gives them.
+        Of the bins [K], as `hotdask.validation.recovery.desert_numbers` gives them.
     """
     figure, (axes,) = figures.blank_figure(figures.SMALL)
     axes.hist(rows["teff_true"], edges, color=figures.PALE, label="true")
@@ -232,7 +232,7 @@ def minima_figure(rows: Sequence[Mapping]) -> Figure:
     Parameters
     ----------
     rows : sequence of mapping
-        ``kind``, ``seconds``, ``worse_any`` of `hotdask.recovery.count_minima`.
+        ``kind``, ``seconds``, ``worse_any`` of `hotdask.validation.recovery.count_minima`.
     """
     figure, (axes,) = figures.blank_figure(figures.SMALL)
     groups = {

@@ -14,6 +14,7 @@ import torch
 from hotdask import config, windows
 from hotdask.emulator import load_emulator, mean_lsf
 from hotdask.labels import LABEL_NAMES
+from hotdask.readers.generic import read
 from hotdask.schema import FITS
 from hotdask.single.result import Model, Result, Results
 from hotdask.spectra.arms import Placed, place
@@ -22,7 +23,6 @@ from hotdask.steps.crosscorrelation import air_or_vacuum, find_velocity
 from hotdask.steps.flag import catalog_flags
 from hotdask.steps.label import Labeler
 from hotdask.steps.scale import limit_errors
-from hotdask.store.generic import read
 from hotdask.windows import BLUE_RED_BREAK, LSF_PIVOT
 
 _REACH = 150.0

@@ -15,9 +15,9 @@ import numpy as np
 
 from hotdask.emulator.base import Emulator
 from hotdask.labels import INDEX
+from hotdask.spectra.normalize import Normalizer
+from hotdask.spectra.restframe import to_rest_frame
 from hotdask.steps.fit import plain_start
-from hotdask.steps.normalize import Normalizer
-from hotdask.steps.restframe import to_rest_frame
 from hotdask.steps.velocity import gains
 from hotdask.windows import LOG_STEP, SPEED_OF_LIGHT
 

@@ -247,7 +247,7 @@ def catalog_flags(
     errors_scaled : bool
         Whether the errors were scaled to repeats. They are not where the S/N is unknown.
     contaminant : (n,) bool
-        As from `hotdask.steps.photometry.intrinsically_cool`.
+        As from `hotdask.crossmatch.photometry.intrinsically_cool`.
 
     Returns
     -------

@@ -13,6 +13,8 @@ from hotdask.errors import EmulatorError
 from hotdask.flags import Flag
 from hotdask.labels import COMPARED_LABELS, INDEX, LABEL_NAMES, N_LABELS
 from hotdask.shipped import FROM_FILE
+from hotdask.spectra.normalize import Normalizer
+from hotdask.spectra.restframe import noise_power, to_rest_frame
 from hotdask.steps.compress import blocks
 from hotdask.steps.fit import Block, Fitter, Solution, plain_start
 from hotdask.steps.indices import guess_teff
@@ -25,10 +27,8 @@ from hotdask.steps.merge import (
     merge_fits,
 )
 from hotdask.steps.modelerror import add_model_error, smoothing_with
-from hotdask.steps.normalize import Normalizer
 from hotdask.steps.refine import Refiner
 from hotdask.steps.residuals import ResidualJudge
-from hotdask.steps.restframe import noise_power, to_rest_frame
 from hotdask.steps.velocity import PLAIN_STARS, Observed, refit_velocities, scan_several
 from hotdask.timing import kernel
 

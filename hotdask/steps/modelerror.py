@@ -32,7 +32,7 @@ def count_levels(residual: np.ndarray, ivar: np.ndarray, smoothing: np.ndarray) 
     ivar : (n, p) float
         Inverse variance of the noise; pixels where it is 0 do not count.
     smoothing : (n,) float
-        Share of the noise's power that resampling has left (`hotdask.steps.restframe.noise_power`).
+        Share of the noise's power that resampling has left (`hotdask.spectra.restframe.noise_power`).
 
     Returns
     -------

@@ -8,6 +8,7 @@ is never read.
 Strings do not live in the cube but in its sidecar, one Parquet file a partition (``RUN/spectra``).
 """
 
+import warnings
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from zarr.buffer import cpu
 from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.storage import MemoryStore
 
+from hotdask import __version__
 from hotdask.errors import RunError
 from hotdask.schema import (
     CUBE,
@@ -32,10 +34,11 @@ from hotdask.schema import (
     SPECTRUM,
     WAVELENGTH,
     Variable,
+    to_frame,
     to_table,
 )
 from hotdask.store.atomic import write_bytes
-from hotdask.store.parquet import part_path, read_table, to_frame, write_table
+from hotdask.store.parquet import part_path, read_table, write_table
 from hotdask.store.places import is_url, place, read_bytes, run_places, stamp, zarr_store
 from hotdask.windows import N_OBSERVED, observed_wavelength
 
@@ -208,7 +211,10 @@ def create_cube(path: str | Path, layout: Layout) -> None:
             )
     memory: dict[str, cpu.Buffer] = {}
     attributes = {
+        "Conventions": "CF-1.11",
         "title": "spectra of a hotdask run",
+        "source": f"hotdask {__version__}, format {FORMAT_VERSION}",
+        "references": "Xiang et al. 2022, A&A 662, A66",
         _ATTRIBUTE_VERSION: FORMAT_VERSION,
         _ATTRIBUTE_SIZE: layout.partition_size,
         _ATTRIBUTE_BATCHES: list(layout.batches),
@@ -217,6 +223,9 @@ def create_cube(path: str | Path, layout: Layout) -> None:
     }
     group = zarr.create_group(MemoryStore(memory), zarr_format=3, attributes=attributes)
     _describe(group, layout.n_row, layout.partition_size)
+    # One file then tells xarray of all arrays. Zarr warns that version 3 of its format does not specify this yet.
+    with warnings.catch_warnings(action="ignore"):
+        zarr.consolidate_metadata(MemoryStore(memory), zarr_format=3)
     for name in sorted(memory, key=lambda name: name == "zarr.json"):
         data = memory[name].to_bytes()
         if not (path / name).exists() or read_bytes(path / name) != data:

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 
 from hotdask.errors import InputError
+from hotdask.readers.columns import numbers
+from hotdask.readers.usertables import read_user_table
 from hotdask.schema import MODEL_ERROR, to_table
-from hotdask.store.columns import numbers
 from hotdask.store.parquet import write_table
-from hotdask.store.usertables import read_user_table
 from hotdask.windows import rest_wavelength
 
 _LARGEST = 1.0

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -13,14 +12,6 @@ from hotdask.store.places import is_url, key_and_files, place
 
 PARQUET_OPTIONS = {"compression": "zstd", "write_page_checksum": True}
 """How every file is written."""
-_NULLABLE = {pa.bool_(): pd.BooleanDtype()} | {
-    kind: dtype
-    for bits in (8, 16, 32, 64)
-    for kind, dtype in (
-        (getattr(pa, f"int{bits}")(), getattr(pd, f"Int{bits}Dtype")()),
-        (getattr(pa, f"uint{bits}")(), getattr(pd, f"UInt{bits}Dtype")()),
-    )
-}
 
 
 def part_path(folder: str | Path, partition: int) -> Path:
@@ -106,17 +97,3 @@ def count_rows(path: str | Path) -> int:
         return pq.read_metadata(key, filesystem=files).num_rows
     except (OSError, pa.ArrowException) as error:
         raise RunError(f"{path}: missing or damaged ({error}); remove it and run the command again") from error
-
-
-def to_frame(table: pa.Table) -> pd.DataFrame:
-    """The table in pandas, with integers that have gaps as nullable integers: a 19-digit id does not survive a float.
-
-    Examples
-    --------
-    >>> to_frame(pa.table({"id": [2**61 + 1, None], "n": [1, 2]})).dtypes.astype(str).tolist()
-    ['Int64', 'int64']
-    """
-    frame = table.to_pandas()
-    for name in (f.name for f in table.schema if f.type in _NULLABLE and table[f.name].null_count):
-        frame[name] = table[name].to_pandas(types_mapper=_NULLABLE.get)
-    return frame

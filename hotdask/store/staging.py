@@ -15,13 +15,13 @@ import pandas as pd
 import pyarrow as pa
 
 from hotdask.errors import RunError
-from hotdask.schema import CUBE, INTERNAL, REJECTS, SPECTRA, Column, arrow_schema, to_table
+from hotdask.schema import CUBE, INTERNAL, REJECTS, SPECTRA, Column, arrow_schema, to_frame, to_table
 from hotdask.store.atomic import atomic_path, remove_folder
-from hotdask.store.parquet import read_table, to_frame, write_table
+from hotdask.store.parquet import read_table, write_table
 from hotdask.windows import N_OBSERVED
 
 if TYPE_CHECKING:
-    from hotdask.store.lamost import Block
+    from hotdask.readers.lamost import Block
 
 FOLDER = "staging"
 STAGED_PART, STAGED_INDEX = f"{INTERNAL}staged_part", f"{INTERNAL}staged_index"
@@ -46,7 +46,7 @@ def write_staged(run: str | Path, part: int, block: "Block", rejects: pd.DataFra
         Directory of the run.
     part : int
         Number of the part.
-    block : hotdask.store.lamost.Block
+    block : hotdask.readers.lamost.Block
         ``flux``, ``ivar`` (n, 3909) float32, ``andmask``, ``ormask`` (n, 3909) uint16, ``meta`` with n rows.
     rejects : pandas.DataFrame
         Columns of `hotdask.schema.REJECTS`.

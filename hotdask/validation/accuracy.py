@@ -10,13 +10,13 @@ from hotdask import config, windows
 from hotdask.emulator.broadening import mean_lsf
 from hotdask.errors import InputError
 from hotdask.labels import ABUNDANCES, INDEX, LABEL_NAMES, LABELS
-from hotdask.recovery import robust_sigma
 from hotdask.spectra.arms import degrade_arms
+from hotdask.spectra.normalize import Normalizer
 from hotdask.steps.label import Labeler
-from hotdask.steps.normalize import Normalizer
 from hotdask.validation.bibliography import Bibliography, known_labels, plain_name
 from hotdask.validation.kinds import KINDS, kind_of
 from hotdask.validation.libraries import Spectra
+from hotdask.validation.recovery import robust_sigma
 
 BINS: tuple[tuple[float, float], ...] = (
     (7e3, 11e3),

@@ -18,7 +18,7 @@ from hotdask.errors import InputError
 from hotdask.labels import ABUNDANCES, INDEX, LABEL_NAMES, N_LABELS
 from hotdask.library.abundances import SOLAR
 from hotdask.library.atoms import ATOMIC_NUMBER
-from hotdask.store.usertables import read_user_table
+from hotdask.readers.usertables import read_user_table
 from hotdask.validation.kinds import KINDS
 
 SUN: dict[str, float] = {"c_h": 8.43, "n_h": 7.83, "o_h": 8.69, "si_h": 7.51, "s_h": 7.12, "fe_h": 7.50}

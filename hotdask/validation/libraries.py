@@ -17,8 +17,8 @@ from astropy.utils.exceptions import AstropyWarning
 
 from hotdask.errors import InputError
 from hotdask.labels import INDEX, LABEL_NAMES, LABELS, N_LABELS
-from hotdask.store.columns import numbers
-from hotdask.store.usertables import read_user_table
+from hotdask.readers.columns import numbers
+from hotdask.readers.usertables import read_user_table
 
 FWHM: dict[str, float] = {"miles": 2.5, "stelib": 3.0}
 """Line spread of the libraries [Å] (Sánchez-Blázquez et al. 2006; Le Borgne et al. 2003)."""

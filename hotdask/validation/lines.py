@@ -15,7 +15,7 @@ from hotdask import windows
 from hotdask.emulator.broadening import Broadener, lsf_sigma, mean_lsf
 from hotdask.library.regrid import to_fine
 from hotdask.library.spectra import LOG_START, N_FINE, Synthesis
-from hotdask.steps.normalize import Normalizer
+from hotdask.spectra.normalize import Normalizer
 from hotdask.windows import FWHM, SPEED_OF_LIGHT, air_to_vacuum
 
 RESOLVING_POWERS = (1500.0, 1800.0)

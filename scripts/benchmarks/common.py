@@ -11,9 +11,9 @@ import pandas as pd
 import torch
 
 from hotdask.emulator import load_emulator
-from hotdask.simulation import LAYOUTS, Simulation, draw_stars, draw_visits, make_spectra
+from hotdask.simulation.visits import LAYOUTS, Simulation, draw_stars, draw_visits, make_spectra
+from hotdask.spectra.restframe import to_rest_frame
 from hotdask.steps.label import Labeler, Prepared
-from hotdask.steps.restframe import to_rest_frame
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmark"
 HIGH, LOW = "high", "low"

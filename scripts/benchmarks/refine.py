@@ -10,7 +10,7 @@ from benchmarks.peers import distance_to_minimum, honest_fit, make_peers
 from hotdask import windows
 from hotdask.emulator import LowRankEmulator, PerPixelEmulator
 from hotdask.labels import LABEL_NAMES, LSF_NAMES, N_LABELS
-from hotdask.simulation import Simulation, draw_stars, draw_visits
+from hotdask.simulation.visits import Simulation, draw_stars, draw_visits
 from hotdask.steps.refine import Refiner, _Spectra
 
 REFINED, REFINE_PEERS = 768, 12

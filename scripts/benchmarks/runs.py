@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.common import LOW, SCRIPT, Bench, Row, simulate
 from benchmarks.steps import read_with_astropy
 from hotdask import config
-from hotdask.simulation import visit_path, write_visits
+from hotdask.simulation.visits import visit_path, write_visits
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -65,7 +65,7 @@ def whole_run(bench: Bench, n: int, *, workers: int, size: int | None = None, pr
 def do_whole_run(order: dict) -> float:
     """What `whole_run` has its process do; CPU seconds of this one, which holds the scheduler, and of its workers."""
     # Dask takes seconds to import; other groups do without.
-    from hotdask.pipeline.cluster import open_client
+    from hotdask.cluster.client import open_client
     from hotdask.pipeline.execute import run
 
     settings = config.make_settings(

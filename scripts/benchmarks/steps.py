@@ -16,11 +16,11 @@ from scipy.interpolate import CubicSpline
 from benchmarks.common import HIGH, LOW, SCRIPT, Bench, Row, interleave
 from hotdask import windows
 from hotdask.emulator import load_emulator
-from hotdask.simulation import visit_path, write_visits
+from hotdask.readers.lamost import read_spectra
+from hotdask.simulation.visits import visit_path, write_visits
+from hotdask.spectra.normalize import Normalizer
+from hotdask.spectra.restframe import pixel_shift, to_rest_frame
 from hotdask.steps.label import Labeler
-from hotdask.steps.normalize import Normalizer
-from hotdask.steps.restframe import pixel_shift, to_rest_frame
-from hotdask.store.lamost import read_spectra
 
 FILES = 256
 """Files read, at most: they also have to be written."""

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from hotdask.cluster.daskconfig import DASK, dask_yaml
 from hotdask.config import load_settings, load_start
-from hotdask.pipeline.daskconfig import DASK, dask_yaml
 
 PROJECT = Path(__file__).parents[2]
 DEPLOY = PROJECT / "deploy"

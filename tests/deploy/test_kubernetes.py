@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 import hotdask
+from hotdask.cluster.certificates import make_certificates
 from hotdask.config import load_settings
-from hotdask.pipeline.certificates import make_certificates
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
 jsonschema = pytest.importorskip("jsonschema")

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import hotdask
+from hotdask.cluster.certificates import make_certificates
+from hotdask.cluster.client import open_client
 from hotdask.config import Cluster
 from hotdask.labels import LABEL_NAMES
-from hotdask.pipeline.certificates import make_certificates
-from hotdask.pipeline.cluster import open_client
 
 PROJECT = Path(__file__).parents[2]
 

@@ -15,8 +15,8 @@ from distributed import Security
 from distributed.cli import dask_scheduler, dask_worker
 
 import hotdask
+from hotdask.cluster.certificates import make_certificates, role_files, tls_settings
 from hotdask.config import load_start
-from hotdask.pipeline.certificates import make_certificates, role_files, tls_settings
 from hotdask.store.receipts import list_receipts
 
 PROJECT = Path(__file__).parents[2]

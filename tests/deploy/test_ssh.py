@@ -18,8 +18,8 @@ import psutil
 import pytest
 
 import hotdask
+from hotdask.cluster.certificates import make_certificates
 from hotdask.config import load_start
-from hotdask.pipeline.certificates import make_certificates
 from hotdask.store.receipts import list_receipts
 
 pytest.importorskip("asyncssh")

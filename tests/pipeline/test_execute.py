@@ -19,12 +19,12 @@ from distributed import Client
 
 import hotdask
 from hotdask import schema
+from hotdask.cluster.client import open_client
 from hotdask.config import Cluster, Settings, load_settings
 from hotdask.emulator import load_emulator
 from hotdask.errors import EmulatorError, HotdaskError, InputError, RunError
 from hotdask.flags import Flag
 from hotdask.labels import LABEL_NAMES
-from hotdask.pipeline.cluster import open_client
 from hotdask.pipeline.execute import run
 from hotdask.pipeline.maps import make_labeler
 from hotdask.pipeline.pages import choose_spectra, plot_spectrum, spectrum_views
@@ -32,10 +32,10 @@ from hotdask.pipeline.plan import read_rejects
 from hotdask.pipeline.state import STEPS, read_summary
 from hotdask.pipeline.status import status
 from hotdask.pipeline.verify import verify
+from hotdask.readers.lamost import read_spectrum
+from hotdask.spectra.restframe import noise_power
 from hotdask.steps.label import Labeler
-from hotdask.steps.restframe import noise_power
 from hotdask.store.cube import read_partition
-from hotdask.store.lamost import read_spectrum
 from hotdask.store.lock import hold
 from hotdask.store.parquet import list_parts
 from hotdask.store.receipts import list_receipts, remove_receipt
@@ -101,7 +101,7 @@ def test_every_reject_has_the_true_reason(survey, finished) -> None:
 
 
 def test_the_cube_opens_lazily_with_units(survey, finished) -> None:
-    cube = xr.open_zarr(finished.folder / "spectra.zarr", consolidated=False)
+    cube = xr.open_zarr(finished.folder / "spectra.zarr")
     assert cube["flux"].chunks is not None
     assert {v.name for v in schema.CUBE} == set(cube.data_vars)
     for variable in (*schema.CUBE, *schema.CUBE_COORDINATES):
@@ -387,7 +387,7 @@ def test_a_file_where_the_run_should_be(few: Path, settings_for: MakeSettings, t
 def test_a_scheduler_that_does_not_answer(
     few: Path, settings_for: MakeSettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hotdask.pipeline.cluster.Client", lambda *a, **k: Client(*a, **{**k, "timeout": "1s"}))
+    monkeypatch.setattr("hotdask.cluster.client.Client", lambda *a, **k: Client(*a, **{**k, "timeout": "1s"}))
     settings = settings_for(tmp_path / "RUN", spectra=f"{few}/*", cluster__scheduler="tcp://127.0.0.1:1")
     with pytest.raises(RunError, match=r"no scheduler answers at tcp://127\.0\.0\.1:1"):
         run(settings, echo=quiet)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from astropy.io import fits
 from distributed import Client
 
 import hotdask
@@ -16,7 +17,7 @@ from hotdask.errors import RunError
 from hotdask.pipeline.execute import run
 from hotdask.pipeline.plan import read_rejects
 from hotdask.pipeline.verify import verify
-from hotdask.store import lamost
+from hotdask.readers import lamost
 
 MakeSettings = Callable[..., Settings]
 
@@ -181,3 +182,27 @@ def test_a_file_that_could_not_be_read_is_read_by_the_next_command(
     counts = run(settings, client=client, until="ingest", echo=quiet)["counts"]
     assert (counts["files"], counts["spectra"]) == (7, 6)
     assert read_rejects(tmp_path / "RUN")["reason"].tolist() == ["duplicate"]
+
+
+def test_a_table_after_a_pattern_gives_what_a_reject_asks_for(
+    client: Client, folder: Path, settings_for: MakeSettings, tmp_path: Path
+) -> None:
+    paths = sorted(folder.iterdir())
+    with fits.open(paths[2]) as hdus:
+        hdus[0].header["Z"] = -9999.0
+        hdus.writeto(tmp_path / "changed.fits")
+    os.replace(tmp_path / "changed.fits", paths[2])
+    settings = settings_for(tmp_path / "RUN", spectra=f"{folder}/*", input__limit=4)
+    assert run(settings, client=client, until="catalog", echo=quiet)["counts"]["spectra"] == 3
+    before = hotdask.read_catalog(tmp_path / "RUN").set_index("specid")
+    (reject,) = read_rejects(tmp_path / "RUN").to_dict("records")
+    assert reject["reason"] == "no_velocity"
+    assert "give rv" in reject["detail"]
+    # The whole survey after its first files, and what the reject asks for.
+    rv = [12.5 if path == paths[2] else None for path in paths]
+    pd.DataFrame({"path": list(map(str, paths)), "rv": rv}).to_csv(tmp_path / "t.csv", index=False)
+    settings = settings_for(tmp_path / "RUN", table=tmp_path / "t.csv")
+    assert run(settings, client=client, until="catalog", echo=quiet)["counts"]["spectra"] == 6
+    after = hotdask.read_catalog(tmp_path / "RUN").set_index("specid")
+    pd.testing.assert_frame_equal(after.loc[before.index, ["teff", "rv"]], before[["teff", "rv"]])
+    assert 12.5 in after["rv"].to_list()

@@ -15,13 +15,13 @@ import pandas as pd
 import pytest
 from distributed import Client
 
+from hotdask.cluster.client import open_client
 from hotdask.config import Cluster, Engine, LibrarySettings, load_library_settings
 from hotdask.errors import HotdaskError, RunError, SettingsError
 from hotdask.labels import INDEX, LABEL_NAMES
 from hotdask.library.regrid import to_fine
 from hotdask.library.spectra import Synthesis, fine_wavelength
 from hotdask.pipeline import library
-from hotdask.pipeline.cluster import open_client
 from hotdask.pipeline.library import build, check
 from hotdask.store.library import PART, library_labels, library_provenance, missing_parts, read_library, rejects
 

@@ -13,7 +13,7 @@ from hotdask import windows
 from hotdask.pipeline.execute import run
 from hotdask.pipeline.plan import read_rejects
 from hotdask.pipeline.verify import verify
-from hotdask.store.lamost import read_spectrum
+from hotdask.readers.lamost import read_spectrum
 
 N_LAMOST, N_SDSS, N_DESI = 12, 4, 9
 

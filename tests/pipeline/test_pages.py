@@ -3,10 +3,10 @@
 import numpy as np
 
 from hotdask.emulator import load_emulator
-from hotdask.information import cramer_rao_bound
 from hotdask.labels import LABEL_NAMES
 from hotdask.pipeline.pages import catalog_of, label_bounds, spectrum_views
 from hotdask.steps.flag import galactic_latitude
+from hotdask.steps.information import cramer_rao_bound
 from hotdask.store.catalog import read_catalog
 
 

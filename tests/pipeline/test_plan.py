@@ -27,12 +27,10 @@ from hotdask.pipeline.plan import (
     fingerprint,
     list_batches,
     read_batches,
-    read_group,
     sky_order,
-    split,
-    write_grouped,
 )
-from hotdask.store.inputs import list_inputs
+from hotdask.readers.inputs import list_inputs
+from hotdask.store.grouped import read_group, split, write_grouped
 
 
 def settings(**overrides):
@@ -92,9 +90,9 @@ def test_all_changed_settings_are_listed(run_folder: Path) -> None:
     check_settings(run_folder, settings())
     before = (run_folder / SETTINGS).read_bytes()
     with pytest.raises(SettingsError) as caught:
-        check_settings(run_folder, settings(fit__max_iterations=61, input__limit=3))
+        check_settings(run_folder, settings(fit__max_iterations=61, input__classes=("O",)))
     message = str(caught.value)
-    for line in ("fit.max_iterations: 60 -> 61", "input.limit: None -> 3", "--out"):
+    for line in ("fit.max_iterations: 60 -> 61", "input.classes: [] -> ['O']", "--out"):
         assert line in message
     assert "partition_size" not in message
     assert (run_folder / SETTINGS).read_bytes() == before
@@ -181,8 +179,23 @@ def test_an_override_that_changed_is_refused(files: Path, run_folder: Path) -> N
         check_inputs(run_folder, frame.assign(rv=[1.0, np.nan, 3.5, 4.0]), 2, planned=1)
     with pytest.raises(RunError, match="1 changed"):
         check_inputs(run_folder, frame.assign(rv=[1.0, 2.0, 3.0, 4.0]), 2, planned=1)
+    with pytest.raises(RunError, match="2 changed"):
+        check_inputs(run_folder, frame.drop(columns="rv")[1:], 2, planned=1)
     with pytest.raises(RunError, match="columns of the input table"):
-        check_inputs(run_folder, frame.drop(columns="rv"), 2, planned=1)
+        check_inputs(run_folder, frame.drop(columns="gaia"), 2, planned=1)
+
+
+def test_a_table_may_follow_a_pattern(files: Path, run_folder: Path) -> None:
+    """With overrides for files that were rejected, or came since; what is in the cube stays as it was read."""
+    frame = entries(files)
+    check_inputs(run_folder, frame, 2, planned=0)
+    for table, rows in ((PLAN, slice(0, 3)), (REJECTED, slice(3, 4))):
+        batch_path(run_folder, table, 0).parent.mkdir()
+        frame[["path"]][rows].assign(reason="no_velocity").to_parquet(batch_path(run_folder, table, 0))
+    both = check_inputs(run_folder, frame.assign(rv=[np.nan, np.nan, np.nan, 12.5]), 2, planned=1)
+    assert [batch.files for batch in both] == [4, 1]
+    with pytest.raises(RunError, match=r"1 changed \(e\.g\. .*0\.fits: rv\)"):
+        check_inputs(run_folder, frame.assign(rv=[3.5, np.nan, np.nan, 12.5]), 2, planned=1)
 
 
 def test_a_gap_that_is_filled_is_a_change(files: Path, run_folder: Path) -> None:

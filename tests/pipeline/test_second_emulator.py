@@ -19,11 +19,11 @@ from hotdask.pipeline.estimate import measure, worker_memory
 from hotdask.pipeline.execute import run
 from hotdask.pipeline.status import status
 from hotdask.pipeline.verify import verify
+from hotdask.readers.inputs import list_inputs
 from hotdask.schema import CATALOG, COMPARED, FITS
 from hotdask.shipped import DEFAULT_EMULATOR
 from hotdask.store.catalog import read_catalog, read_provenance
 from hotdask.store.export import export_catalog
-from hotdask.store.inputs import list_inputs
 
 N = 64
 

@@ -12,9 +12,10 @@ from astropy_healpix import HEALPix
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hotdask.pipeline.plan import read_group, sky_order, split
+from hotdask.pipeline.plan import sky_order
 from hotdask.pipeline.tables import STARS, find_stars
 from hotdask.store.cube import SIDECAR
+from hotdask.store.grouped import read_group, split
 from hotdask.store.parquet import part_path, write_table
 
 RADIUS = 3.0

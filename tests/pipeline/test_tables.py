@@ -16,11 +16,11 @@ from hotdask.flags import Flag
 from hotdask.labels import CORRELATION_PAIRS, INDEX, LABEL_NAMES, LABELS
 from hotdask.pipeline import tables
 from hotdask.pipeline.covariance import read_covariance
-from hotdask.pipeline.plan import read_group
 from hotdask.steps.flag import Chi2Model
 from hotdask.steps.repeats import make_pairs
 from hotdask.steps.scale import ErrorScale
 from hotdask.store.catalog import read_catalog
+from hotdask.store.grouped import read_group
 from hotdask.store.parquet import list_parts
 
 

@@ -21,7 +21,7 @@ from hotdask.pipeline.ingest import ingest
 from hotdask.pipeline.plan import check_inputs
 from hotdask.pipeline.state import State
 from hotdask.pipeline.verify import verify
-from hotdask.store.inputs import list_inputs
+from hotdask.readers.inputs import list_inputs
 from hotdask.store.parquet import write_table
 from hotdask.store.receipts import hash_files, list_receipts, write_receipt
 

@@ -9,8 +9,8 @@ import dask
 import pytest
 from distributed import Client, LocalCluster
 
+from hotdask.cluster.tasks import run_tasks
 from hotdask.errors import RunError
-from hotdask.pipeline.tasks import run_tasks
 from hotdask.store.receipts import Receipt
 
 LIMIT = 400

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from distributed import Client
 
+from hotdask.cluster.tasks import RETRIES, run_tasks
 from hotdask.errors import InputError, RunError
-from hotdask.pipeline.tasks import RETRIES, run_tasks
 from hotdask.store.receipts import Receipt
 
 

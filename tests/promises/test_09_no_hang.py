@@ -9,9 +9,9 @@ import pytest
 from distributed import Client
 
 from hotdask import config
+from hotdask.cluster.client import open_client
+from hotdask.cluster.tasks import run_tasks, watched
 from hotdask.errors import RunError
-from hotdask.pipeline.cluster import open_client
-from hotdask.pipeline.tasks import run_tasks, watched
 from hotdask.store.receipts import Receipt
 
 

@@ -15,10 +15,10 @@ import psutil
 import pytest
 from distributed import Client
 
+from hotdask.cluster.certificates import make_certificates
+from hotdask.cluster.client import open_client
 from hotdask.config import Cluster, Settings, dump_settings, make_settings
 from hotdask.errors import RunError, SettingsError
-from hotdask.pipeline.certificates import make_certificates
-from hotdask.pipeline.cluster import open_client
 from hotdask.pipeline.execute import run
 from hotdask.store.receipts import list_receipts
 

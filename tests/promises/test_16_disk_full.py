@@ -9,11 +9,11 @@ import dask
 import pytest
 from distributed import Client
 
+from hotdask.cluster.client import open_client
+from hotdask.cluster.tasks import run_tasks
 from hotdask.config import Cluster
 from hotdask.errors import DiskFullError, RunError
-from hotdask.pipeline.cluster import open_client
 from hotdask.pipeline.execute import run
-from hotdask.pipeline.tasks import run_tasks
 from hotdask.store.atomic import atomic_folder, write_bytes
 from hotdask.store.parquet import list_parts
 from hotdask.store.receipts import Receipt, check_receipt, list_receipts

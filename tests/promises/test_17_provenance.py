@@ -17,12 +17,12 @@ import pytest
 from distributed import Client
 
 import hotdask
+from hotdask.cluster.identity import code_identity
+from hotdask.cluster.tasks import run_tasks
 from hotdask.config import Settings
 from hotdask.emulator import load_emulator
 from hotdask.errors import RunError, SettingsError
 from hotdask.pipeline.execute import run
-from hotdask.pipeline.identity import code_identity
-from hotdask.pipeline.tasks import run_tasks
 from hotdask.schema import CATALOG
 from hotdask.store.catalog import read_provenance
 from hotdask.store.parquet import list_parts, part_path, read_table, write_table

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hotdask import information, windows
+from hotdask import windows
 from hotdask.labels import INDEX, LABEL_NAMES, N_LABELS
 from hotdask.report.information import (
     REASONS,
@@ -20,6 +20,7 @@ from hotdask.report.information import (
     strongest,
     teff_gradient_figure,
 )
+from hotdask.steps import information
 
 WAVELENGTH = windows.rest_wavelength()
 

@@ -8,7 +8,7 @@ from hotdask import windows
 from hotdask.emulator import PerPixelEmulator, load_emulator
 from hotdask.emulator.perpixel import forward
 from hotdask.labels import LABEL_NAMES, LSF_NAMES
-from hotdask.simulation import Simulation, draw_stars, draw_visits
+from hotdask.simulation.visits import Simulation, draw_stars, draw_visits
 
 HIDDEN = 12
 SHIPPED = load_emulator()

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hotdask.errors import RunError
+from hotdask.spectra.restframe import to_rest_frame
 from hotdask.steps.indices import INDICES, guess_teff, line_indices, teff_from_indices
-from hotdask.steps.restframe import to_rest_frame
 from hotdask.windows import LOG_STEP, N_OBSERVED, OBSERVED_LOG_START, SPEED_OF_LIGHT, air_to_vacuum, rest_wavelength
 
 WAVELENGTH = rest_wavelength()

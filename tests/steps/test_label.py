@@ -10,11 +10,11 @@ from hotdask.emulator import LowRankEmulator, PerPixelEmulator, load_emulator, m
 from hotdask.errors import EmulatorError, InputError
 from hotdask.flags import Flag
 from hotdask.labels import COMPARED_LABELS, INDEX, LABEL_NAMES, LABELS, LSF_NAMES, N_LABELS
-from hotdask.simulation import Simulation, draw_stars, draw_visits, make_spectra
+from hotdask.simulation.visits import Simulation, draw_stars, draw_visits, make_spectra
+from hotdask.spectra.restframe import noise_power
 from hotdask.steps.label import Labeler, fit_both
 from hotdask.steps.merge import MAX_RISE, NOISE_GAIN, hydrogen_weight, merge_fits
 from hotdask.steps.refine import Refiner
-from hotdask.steps.restframe import noise_power
 
 EMULATOR = load_emulator()
 LABELER = Labeler(EMULATOR)

@@ -6,7 +6,8 @@ import pytest
 from hotdask import windows
 from hotdask.emulator import load_emulator
 from hotdask.labels import LABEL_NAMES, LSF_NAMES
-from hotdask.simulation import Simulation, draw_stars, draw_visits, make_spectra
+from hotdask.simulation.visits import Simulation, draw_stars, draw_visits, make_spectra
+from hotdask.spectra.restframe import noise_power
 from hotdask.steps.label import Labeler
 from hotdask.steps.modelerror import (
     LEVELS,
@@ -16,7 +17,6 @@ from hotdask.steps.modelerror import (
     smoothing_with,
     solve_model_error,
 )
-from hotdask.steps.restframe import noise_power
 
 EMULATOR = load_emulator()
 

@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hotdask import corruption, windows
+from hotdask import windows
 from hotdask.emulator import load_emulator
 from hotdask.flags import Flag
 from hotdask.labels import LABEL_NAMES, LSF_NAMES
 from hotdask.schema import RESIDUALS
-from hotdask.simulation import Simulation, draw_stars, draw_visits, make_spectra
+from hotdask.simulation import corruption
+from hotdask.simulation.visits import Simulation, draw_stars, draw_visits, make_spectra
 from hotdask.steps.flag import catalog_flags, chi2_statistics, fit_chi2_model
 from hotdask.steps.label import Labeler
 from hotdask.steps.polynomial import assign_cells

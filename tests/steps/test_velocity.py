@@ -8,7 +8,7 @@ from hotdask import config
 from hotdask.emulator import load_emulator
 from hotdask.flags import Flag
 from hotdask.labels import LABEL_NAMES, LSF_NAMES
-from hotdask.simulation import Simulation, draw_stars, draw_visits, make_spectra
+from hotdask.simulation.visits import Simulation, draw_stars, draw_visits, make_spectra
 from hotdask.steps.flag import catalog_flags
 from hotdask.steps.label import Labeler
 from hotdask.steps.velocity import REACH, is_suspect, scan

@@ -126,7 +126,7 @@ def test_xarray_sees_the_same_cube(full):
     assert cube["wavelength"].attrs["units"] == "Angstrom"
     assert cube["wavelength"].attrs["medium"] == "vacuum"
     # By xarray's own defaults too: a unit of "d" must not turn dates into time spans.
-    plain = xr.open_zarr(full, consolidated=False)
+    plain = xr.open_zarr(full)
     xr.testing.assert_identical(plain[list(cube.data_vars)].load(), cube.load())
 
 
@@ -301,7 +301,7 @@ def test_a_grown_cube_keeps_its_spectra_and_shows_no_gap(full):
     np.testing.assert_array_equal(cube["mjd"].values, [*range(40), *range(48, 68)])
     np.testing.assert_array_equal(cube["flux"].values[40:], arrays["flux"])
     # Who opens it otherwise sees rows without a value.
-    plain = xr.open_zarr(full, consolidated=False)
+    plain = xr.open_zarr(full)
     assert plain.sizes["spectrum"] == 68
     assert np.isnan(plain["flux"][40:48].values).all()
     assert (plain["ivar"][40:48].values == 0).all()

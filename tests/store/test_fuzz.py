@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from hotdask.config import Input
 from hotdask.errors import InputError, SpectrumError
-from hotdask.store.inputs import list_inputs
-from hotdask.store.lamost import REASONS, read_spectrum
+from hotdask.readers.inputs import list_inputs
+from hotdask.readers.lamost import REASONS, read_spectrum
 
 LAYOUTS = ("dr1", "dr5", "dr9")
 _OPTIONS = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}

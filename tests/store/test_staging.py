@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hotdask.errors import RunError
+from hotdask.readers import lamost
 from hotdask.schema import CUBE, REJECTS, SPECTRA, empty_frame
-from hotdask.store import lamost
 from hotdask.store.staging import (
     ROW,
     STAGED_INDEX,

@@ -14,9 +14,9 @@ import pytest
 
 from hotdask.config import Input
 from hotdask.errors import InputError
-from hotdask.store import lamost
-from hotdask.store.inputs import list_inputs
-from hotdask.store.lamost import MAX_BYTES, REASONS, read_spectra
+from hotdask.readers import lamost
+from hotdask.readers.inputs import list_inputs
+from hotdask.readers.lamost import MAX_BYTES, REASONS, read_spectra
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ from hotdask.emulator.broadening import mean_lsf
 from hotdask.errors import InputError
 from hotdask.labels import INDEX, LABEL_NAMES
 from hotdask.report.accuracy import accuracy_lines, accuracy_page
-from hotdask.simulation import emergent
+from hotdask.simulation.visits import emergent
+from hotdask.spectra.normalize import Normalizer
 from hotdask.steps.label import Labeler
-from hotdask.steps.normalize import Normalizer
 from hotdask.validation.accuracy import (
     FITS,
     Stars,

@@ -10,9 +10,9 @@ from hotdask import windows
 from hotdask.emulator import load_emulator
 from hotdask.emulator.broadening import mean_lsf
 from hotdask.labels import LABEL_NAMES
-from hotdask.simulation import emergent
+from hotdask.simulation.visits import emergent
+from hotdask.spectra.normalize import Normalizer
 from hotdask.steps.label import Labeler
-from hotdask.steps.normalize import Normalizer
 from hotdask.validation.accuracy import SNR, Stars, label_stars
 from hotdask.validation.response import FEWEST, take_out_response
 

@@ -1,0 +1,1 @@
+"""Other catalogs: matched on the sky, joined, compared."""

@@ -1,0 +1,1 @@
+"""Files in, spectra or reason codes out: spectra of surveys and of one's own, and tables of users."""
