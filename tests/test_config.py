@@ -254,7 +254,7 @@ class TestFingerprint:
             {"normalize__slope": False},
             {"cube__partition_size": 512},
             {"catalog__min_teff": 7000.1},
-            {"input__limit": 10},
+            {"input__classes": ("O",)},
             {"fit__emulator": "other.safetensors"},
             {"fit__emulator": "./lte"},
             {"fit__compare": "lte"},
@@ -273,6 +273,8 @@ class TestFingerprint:
             {"cluster__dashboard": "127.0.0.1:0"},
             {"report__spectra": 3, "report__truth": "truth.parquet"},
             {"store__cube": "s3://bucket/cube", "store__catalog": "s3://bucket/cubes"},
+            # The files themselves are compared, and may be listed in another way.
+            {"input__limit": 10, "input__max_reject_share": 0.9},
         ],
         ids=str,
     )

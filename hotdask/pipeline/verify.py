@@ -179,7 +179,7 @@ def _check_catalog(state: State, problems: list[str]) -> str:
         return ""
     folder, specids = state.folder, []
     shown = shown_catalog(folder)
-    problems += [f"{part}: its content is not what its name says" for part in damaged_parts(shown)]
+    problems += [f"{part}: missing, or not what its name says" for part in damaged_parts(shown)]
     for part in shown.parts:
         problems += _check_schema(part, catalog_columns(state.settings.fit.compared))
         specids += read_table(part, ["specid"])["specid"].to_pylist()

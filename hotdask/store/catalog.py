@@ -22,7 +22,7 @@ from hotdask.labels import N_LABELS
 from hotdask.schema import CATALOG, FITS, Column, arrow_schema, pack_covariance
 from hotdask.store.parquet import count_rows, list_parts, part_path, read_schema, read_table, write_table
 from hotdask.store.places import key_and_files
-from hotdask.store.receipts import hash_all
+from hotdask.store.receipts import hash_all, hash_file
 from hotdask.store.versions import Shown, catalog_versions
 
 FITS_FOLDER = "fits"
@@ -291,15 +291,15 @@ def is_sound(run: str | Path, rows: int) -> bool:
 
 
 def damaged_parts(shown: Shown) -> list[Path]:
-    """Parts of a version whose content is not what their names say.
+    """Parts of a version that are missing, or whose content is not what their names say."""
+    return [part for part in shown.parts if not _is_named_by_its_content(part)]
 
-    Raises
-    ------
-    OSError
-        If one cannot be read.
-    """
-    hashed = zip(shown.parts, hash_all(shown.parts), strict=True)
-    return [part for part, digest in hashed if Path(part.name).stem.rpartition("-")[2] != digest[:12]]
+
+def _is_named_by_its_content(part: Path) -> bool:
+    try:
+        return Path(part.name).stem.rpartition("-")[2] == hash_file(part)[:12]
+    except OSError:
+        return False
 
 
 def read_catalog(run: str | Path, *, columns: Sequence[str] | None = None, filters: list | None = None) -> pd.DataFrame:

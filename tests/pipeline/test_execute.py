@@ -429,7 +429,7 @@ def test_corrected_inputs_go_on(client: Client, survey, settings_for: MakeSettin
         run(settings, until="ingest", client=client, echo=quiet)
 
 
-@pytest.mark.parametrize("lost", ["rejects/batch-0000.parquet", "spectra.zarr/zarr.json", "plan/batch-0000.parquet"])
+@pytest.mark.parametrize("lost", ["spectra.zarr/zarr.json"])
 def test_a_lost_part_of_the_plan_is_made_again(client: Client, finished, hashes, tmp_path: Path, lost: str) -> None:
     settings = finished.copy(tmp_path / "RUN")
     before = hashes(tmp_path / "RUN")

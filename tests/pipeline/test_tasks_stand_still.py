@@ -83,6 +83,7 @@ def test_what_a_stopped_worker_has_is_done_by_others(tmp_path: Path, capsys: pyt
     assert f"step: worker {address} stands still for " in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_task_that_hangs_is_done_by_another_worker(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with _workers(2) as client:
         address = next(iter(client.scheduler_info()["workers"]))

@@ -76,7 +76,7 @@ def test_a_damaged_part_of_the_catalog_is_named(spoiled: Path) -> None:
         problems = verify(spoiled, echo=quiet)
     finally:
         path.write_bytes(before)
-    assert f"{path}: its content is not what its name says" in problems
+    assert f"{path}: missing, or not what its name says" in problems
 
 
 @pytest.mark.parametrize("step", ["settings", "plan", "layout", "ingest", "fit", "catalog", "report"])

@@ -73,6 +73,7 @@ def test_a_killed_run_goes_on_where_it_was(client: Client, finished, killed: tup
     assert catalog_files(out) == catalog_files(finished.folder)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 8))])
 def test_kills_at_random_points(
     client: Client, finished, settings_for: Callable, command: Callable, cluster: Callable, tmp_path: Path, seed: int

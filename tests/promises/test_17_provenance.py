@@ -71,6 +71,7 @@ def other_version(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_a_worker_of_another_version_gets_nothing_accepted(
     survey,
     settings_for: Callable,

@@ -300,6 +300,7 @@ def test_nonsense_designs_are_refused():
         Design(spectra=0)
 
 
+@pytest.mark.long
 def test_the_whole_run(library, emulator, fiducial):
     design = Design(spectra=64, snr=(100.0,), desert_snr=(100.0, 30.0), starts=2)
     result = recover(library, emulator, design, fiducial=fiducial)
