@@ -2,7 +2,6 @@
 
 import glob
 import os
-import re
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -15,7 +14,7 @@ from hotdask.errors import InputError
 from hotdask.readers.columns import angles, find_column, ids, numbers
 from hotdask.readers.desi import addresses, file_of, is_coadd_name, redrock_names
 from hotdask.readers.lamost import OVERRIDES
-from hotdask.readers.usertables import read_user_table
+from hotdask.readers.usertables import REMOTE, read_user_table
 
 _WRITTEN = (schema.SPECTRA, schema.FITS, schema.CATALOG, *schema.COMPARED.values())
 RESERVED = {c.name for columns in _WRITTEN for c in columns} - set(OVERRIDES)
@@ -26,7 +25,6 @@ _BOOLEANS = {c.name for c in schema.SOURCES}
 """Columns that a catalog declares: they must be what it says they are."""
 _IDS = {c.name for c in schema.JOINED if c.type == pa.int64()}
 _KNOWN = ("path", *OVERRIDES, *sorted(_FLOATS | _BOOLEANS | _IDS))
-_REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _SHOWN = 3
 SIZE, TIME = f"{schema.INTERNAL}size", f"{schema.INTERNAL}mtime_ns"
 """Columns of `input_signature`."""
@@ -338,7 +336,7 @@ def _plain(column: pd.Series) -> pd.Series:
 
 
 def _check_local(path: str, where: str) -> None:
-    if _REMOTE.match(path):
+    if REMOTE.match(path):
         raise InputError(f"{where} = '{path}' is not a local path; copy the files to a disk every worker sees")
 
 

@@ -12,6 +12,7 @@ import re
 import stat
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -42,7 +43,8 @@ _BYTES = 64 << 20
 _SEPARATORS = "|\t;,"
 _MAX_HEAD = 1 << 20
 _MAX_COLUMNS = 5000
-_REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+"""How the address of something that is no local file begins."""
 _GZIP = b"\x1f\x8b"
 
 
@@ -187,22 +189,18 @@ def read_user_table(path: str | Path, where: str) -> tuple[pd.DataFrame, dict[st
 # What is there
 
 
-class _explained:  # noqa: N801
-    """Says of whatever the libraries raise on a file that is not what its name says which table it was."""
-
-    def __init__(self, where: str):
-        self.where = where
-
-    def __enter__(self) -> None:
-        self._quiet = warnings.catch_warnings(action="ignore")
-        self._quiet.__enter__()
-
-    def __exit__(self, kind, error, trace) -> None:
-        self._quiet.__exit__(kind, error, trace)
-        if isinstance(error, FileNotFoundError):
-            raise InputError(f"{self.where} does not exist; check the path") from error
-        if isinstance(error, Exception) and not isinstance(error, InputError | MemoryError):
-            raise InputError(f"{self.where} cannot be read ({error}); check that it is what its name says") from error
+@contextmanager
+def _explained(where: str) -> Iterator[None]:
+    """Say which table it was, of whatever the libraries raise on a file that is not what its name says."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    except (InputError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise InputError(f"{where} does not exist; check the path") from error
+    except Exception as error:
+        raise InputError(f"{where} cannot be read ({error}); check that it is what its name says") from error
 
 
 def _check_file(path: Path, where: str) -> None:
@@ -214,7 +212,7 @@ def _check_file(path: Path, where: str) -> None:
 def _files(table: str | Path) -> list[tuple[Path, str]]:
     """Files of a table, and what they are: a key of `KINDS`."""
     where = f"table '{table}'"
-    if _REMOTE.match(str(table)):
+    if REMOTE.match(str(table)):
         raise InputError(f"{where} is not a local path; copy it to a disk every worker sees")
     path = Path(table).expanduser().absolute()
     with _explained(where):
